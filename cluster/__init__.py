@@ -1,0 +1,1 @@
+"""How carril is started, changed and watched: the command line, plans, deployments, checks."""

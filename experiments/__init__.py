@@ -1,0 +1,1 @@
+"""The pure domain: assignment, events, statistics, decisions. Knows neither Ray nor HTTP."""

@@ -1,0 +1,1 @@
+"""The Serve applications: gateway, router policy, cache, engines, model replicas, telemetry."""

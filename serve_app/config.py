@@ -1,0 +1,373 @@
+"""The typed configuration of the gateway and of model applications.
+
+Both are the `user_config` of a Serve application: what can change while serving. Unknown keys and
+impossible values are errors at deploy time, never repaired at request time.
+"""
+
+import hashlib
+import re
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import orjson
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from experiments.assignment import Allocation
+from serve_app.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SERVED_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}(:[A-Za-z0-9._-]{1,32})?")
+
+
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is no valid name: use up to 64 letters, digits, '.', '_' and '-'"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration class: no unknown keys, no later changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServedModelConfig(StrictModel):
+    """A name that clients put into `model`."""
+
+    experiment: Name | None = None
+    """Experiment that picks the variant. Exactly one of `experiment` and `variant` is given."""
+    variant: Name | None = None
+    """Variant that always answers."""
+    content: Literal["json", "text"] = "json"
+    """`json`: the answer as the model wrote it. `text`: only the `response` field of it."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.experiment is None) == (self.variant is None):
+            raise ValueError("give exactly one of 'experiment' and 'variant'")
+        return self
+
+
+class VariantConfig(StrictModel):
+    """One model application that can answer."""
+
+    app: Name
+    """Name of the Serve application, as in this file."""
+
+
+class ExperimentConfig(StrictModel):
+    """How units are split between variants."""
+
+    unit: Literal["session"] = "session"
+    """Randomisation unit."""
+    version: int = Field(default=1, ge=1)
+    """Raise it for a new phase with new units; part of the exposure key."""
+    salt: str = Field(min_length=1, max_length=128)
+    """Seed of the split. Another salt reshuffles every unit."""
+    control: Name
+    """Variant of units that are not enrolled, and the reference of every comparison."""
+    allocation: dict[Name, Decimal]
+    """Percent of units per variant, in steps of 0.01, adding up to 100. The order is part of the
+    split: see `experiments.assignment`."""
+
+    @model_validator(mode="after")
+    def _check_allocation(self) -> Self:
+        self.to_allocation()
+        return self
+
+    def to_allocation(self) -> Allocation:
+        """Return the validated split."""
+        return Allocation.from_percent(self.allocation, control=self.control)
+
+
+class CacheConfig(StrictModel):
+    """The response cache."""
+
+    enabled: bool = True
+    ttl_s: float = Field(default=3600, gt=0)
+    """Seconds an answer stays."""
+    max_entries: int = Field(default=10_000, ge=1)
+    """Entries per gateway replica; the least recently used goes first."""
+    max_bytes: int = Field(default=64 * 2**20, ge=1)
+    """Bytes of answers per gateway replica."""
+    redis_url: str | None = None
+    """Shared second tier, `redis://host:6379/0`. Without it each gateway replica has its own."""
+    redis_timeout_s: float = Field(default=0.05, gt=0)
+    """Longest wait for Redis; after it the request goes on as a miss."""
+
+
+class LimitsConfig(StrictModel):
+    """Bounds of a request, and of the work in progress."""
+
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    max_json_depth: int = Field(default=32, ge=4)
+    max_messages: int = Field(default=256, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    """Largest `max_tokens` a client may ask for."""
+    default_max_tokens: int = Field(default=512, ge=1)
+    """Used when the client names none."""
+    max_stop: int = Field(default=4, ge=0)
+    max_top_logprobs: int = Field(default=20, ge=0)
+    deadline_s: float = Field(default=300, gt=0)
+    """Longest a request may take, from the gateway's first byte to the last."""
+    first_token_s: float = Field(default=120, gt=0)
+    """Longest wait for the first token, the queue included."""
+    max_in_flight: int = Field(default=256, ge=1)
+    """Requests a gateway replica works on at once; above it 503 with `Retry-After`."""
+    max_in_flight_per_tenant: int = Field(default=128, ge=1)
+    """The same for one API key; above it 429 with `Retry-After`."""
+
+
+class RetryConfig(StrictModel):
+    """Repeating a request whose replica died before its first token."""
+
+    max_retries: int = Field(default=1, ge=0, le=3)
+    budget_rate: float = Field(default=0.1, ge=0, le=1)
+    """Retries may be at most this share of live requests ..."""
+    budget_min: int = Field(default=3, ge=0)
+    """... plus this many."""
+
+
+class ApiKeyConfig(StrictModel):
+    """An API key; only its hash is stored."""
+
+    name: Name
+    sha256: Sha256
+    """Hash of the key, `printf %s KEY | sha256sum`."""
+    tenant: Name = "default"
+    """Cache entries and request ids are never shared between tenants."""
+
+
+class AuthConfig(StrictModel):
+    """Who may call. With no keys, only clients on this machine may."""
+
+    keys: tuple[ApiKeyConfig, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _distinct(cls, keys: tuple[ApiKeyConfig, ...]) -> tuple[ApiKeyConfig, ...]:
+        if len({key.sha256 for key in keys}) != len(keys):
+            raise ValueError("two API keys have the same hash")
+        return keys
+
+
+class EventsConfig(StrictModel):
+    """The event log."""
+
+    durability: Literal["strict", "spool", "best_effort"] = "spool"
+    """What happens to a request whose exposure cannot be stored: `strict` refuses it with 503,
+    `spool` appends it to a synced file that is read back later, `best_effort` counts the loss."""
+    commit_timeout_s: float = Field(default=2.0, gt=0)
+    """Longest wait for the event writer."""
+
+
+class GatewayConfig(StrictModel):
+    """`user_config` of the application `gateway`."""
+
+    models: dict[str, ServedModelConfig]
+    variants: dict[Name, VariantConfig]
+    experiments: dict[Name, ExperimentConfig] = {}
+    cache: CacheConfig = CacheConfig()
+    limits: LimitsConfig = LimitsConfig()
+    retry: RetryConfig = RetryConfig()
+    auth: AuthConfig = AuthConfig()
+    events: EventsConfig = EventsConfig()
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        if not self.models:
+            raise ValueError("models is empty: name at least one served model")
+        known = sorted(self.variants)
+        for name, model in self.models.items():
+            if not _SERVED_MODEL.fullmatch(name):
+                raise ValueError(f"models: {name!r} is no valid name for a served model")
+            if model.experiment is not None and model.experiment not in self.experiments:
+                raise ValueError(
+                    f"models.{name}.experiment: unknown experiment {model.experiment!r}; "
+                    f"configured: {sorted(self.experiments)}"
+                )
+            if model.variant is not None and model.variant not in self.variants:
+                raise ValueError(
+                    f"models.{name}.variant: unknown variant {model.variant!r}; configured: {known}"
+                )
+        for name, experiment in self.experiments.items():
+            for variant in experiment.allocation:
+                if variant not in self.variants:
+                    raise ValueError(
+                        f"experiments.{name}.allocation: unknown variant {variant!r}; "
+                        f"configured: {known}"
+                    )
+        return self
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hex digits that name this configuration; sent as `x-carril-config`."""
+        return content_hash(self)[:12]
+
+
+class ModelFileConfig(StrictModel):
+    """A model file and what it must contain."""
+
+    path: str
+    """File, absolute or relative to the directory that carril was started in."""
+    sha256: Sha256
+    """The file is opened only after its content has this hash."""
+
+    @field_validator("path")
+    @classmethod
+    def _gguf(cls, path: str) -> str:
+        if "\x00" in path or PurePosixPath(path).suffix not in {".gguf", ""}:
+            raise ValueError(f"{path!r} is no .gguf file (or a Hugging Face directory for vllm)")
+        return path
+
+
+class EchoOptions(StrictModel):
+    """Behaviour of the echo engine, for tests and for trying out a deployment."""
+
+    prefill_s: float = Field(default=0.0, ge=0)
+    """Seconds before the first token."""
+    token_s: float = Field(default=0.0, ge=0)
+    """Seconds before each further token."""
+    n_tokens: int | None = Field(default=None, ge=0)
+    """Length of an answer in tokens; None echoes the last user message word by word."""
+    tag: str = ""
+    """First word of each answer, to tell variants apart."""
+    fail_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of requests that end with `EngineFailed`, chosen by the hash of the request id."""
+    fail_after_tokens: int = Field(default=0, ge=0)
+    """Tokens that a failing request sends first."""
+    obey_prompt: bool = False
+    """Let the words `!fail`, `!hang` and `!crash` in the last message cause just that."""
+
+
+class LlamaCppOptions(StrictModel):
+    """Options of the llama.cpp engine that do not change answers beyond rounding."""
+
+    n_threads: int | None = Field(default=None, ge=1)
+    """None is the number of CPUs this process may use."""
+    n_batch: int = Field(default=512, ge=32, le=8192)
+    """Rows per decode call at most."""
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    flash_attention: bool = True
+    prefix_cache: bool = True
+    """Reuse the KV of a prompt's start, the system prompt above all."""
+
+
+class ModelConfig(StrictModel):
+    """`user_config` of a model application."""
+
+    engine: Literal["echo", "llama_cpp", "vllm"]
+    model: ModelFileConfig | None = None
+    """None only for `echo`."""
+    n_ctx: int = Field(default=2048, ge=64)
+    """Tokens of context a single request may use."""
+    n_slots: int = Field(default=8, ge=1, le=64)
+    """Requests decoded together; more wait in the queue."""
+    max_queue: int = Field(default=64, ge=0)
+    """Requests that wait for a slot; above it 503 with `Retry-After`."""
+    profile: str | None = None
+    """Directory with the assistant's `system_prompt.txt`, `answer.schema.json` and
+    `chat_template.jinja`, each optional. What it holds is part of the variant."""
+    warmup: bool = True
+    """Answer one request before taking traffic."""
+    echo: EchoOptions = EchoOptions()
+    llama_cpp: LlamaCppOptions = LlamaCppOptions()
+    engine_options: dict[str, Any] = {}
+    """Handed to vllm unread; refused for the other engines."""
+
+    @model_validator(mode="after")
+    def _engine_needs(self) -> Self:
+        if self.engine != "echo" and self.model is None:
+            raise ValueError(f"engine {self.engine!r} needs 'model: {{path, sha256}}'")
+        if self.engine_options and self.engine != "vllm":
+            raise ValueError(f"engine_options are for vllm, not for {self.engine!r}")
+        return self
+
+
+def parse_gateway_config(raw: object) -> GatewayConfig:
+    """Validate the gateway's `user_config`.
+
+    Raises:
+        ConfigError: With one line per fault.
+    """
+    return _parse(GatewayConfig, raw, "gateway user_config")
+
+
+def parse_model_config(raw: object, *, app: str = "model") -> ModelConfig:
+    """Validate a model application's `user_config`.
+
+    Raises:
+        ConfigError: With one line per fault.
+    """
+    return _parse(ModelConfig, raw, f"{app} user_config")
+
+
+def content_hash(model: StrictModel) -> str:
+    """Return the SHA-256 of a configuration, independent of key order in objects.
+
+    The order of `allocation` is part of a split, so it is kept.
+    """
+    dumped = model.model_dump(mode="json")
+    for experiment in dumped.get("experiments", {}).values():
+        experiment["allocation"] = list(experiment["allocation"].items())
+    return hashlib.sha256(orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def load_yaml(text: str) -> object:
+    """Parse YAML, refusing duplicate keys, which YAML readers silently merge.
+
+    Raises:
+        ConfigError: If the text is no YAML, or a mapping names a key twice.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+
+
+_M = TypeVar("_M", bound=StrictModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"key {key!r} appears twice{key_node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(model: type[_M], raw: object, where: str) -> _M:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_faults(error))) from error
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        given = item.get("input")
+        shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+        faults.append(f"{path}: {message}{shown}" if path else message)
+    return faults

@@ -1,0 +1,1 @@
+"""Engines: the programs that turn a prompt into tokens, behind one protocol."""
