@@ -1,0 +1,101 @@
+# carril: one command each, the same here and in CI. `make help` lists them.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+CONFIG ?= serve_config.yaml
+TESTS  ?= tests
+PYTEST_ARGS ?=
+
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+# A stamp carries the hash of what it installed: a changed lock makes a new name, so it is redone.
+hash    = $(shell cat $(1) | sha256sum | cut -c1-16)
+BASE_STAMP     := $(STAMPS)/base-$(call hash,requirements/base.lock pyproject.toml)
+TRAINING_STAMP := $(STAMPS)/training-$(call hash,requirements/base.lock requirements/training.lock)
+TORCH_VERSION  := $(shell sed -n 's/^torch==//p' requirements/training.in)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve stop test check bench lock clean install native training test-system
+.SUFFIXES:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: install native ## Set everything up, start the server, return when it is healthy
+	@$(BIN)/carril up $(CONFIG)
+
+stop: ## Stop the server that `make serve` started
+	@if [ -x $(BIN)/carril ]; then $(BIN)/carril down; else echo "nothing is installed, so nothing runs"; fi
+
+test: install training native test-system ## Run the unit, integration and end-to-end tests
+	$(BIN)/pytest -m "not benchmark" $(PYTEST_ARGS) $(TESTS)
+
+check: install ## Format, lint, types and layers; about a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install native ## Measure added latency and throughput
+	$(BIN)/pytest -m benchmark -s $(PYTEST_ARGS) tests/benchmarks
+
+lock: install ## Rewrite requirements/*.lock with the newest versions that pyproject.toml allows
+	@echo "resolving base.lock (a few minutes: every hash is looked up)"
+	@$(COMPILE) --generate-hashes --extra dev -o requirements/base.lock pyproject.toml requirements/native.in
+	@echo "resolving training.lock"
+	@$(COMPILE) --extra training -c requirements/base.lock -o requirements/training.lock \
+		pyproject.toml requirements/training.in
+	@# The pin means both builds of torch: the one with the suffix exists for CPUs only.
+	@sed -i 's/^torch==\([^+ ]*\)+[a-z0-9]*/torch==\1/' requirements/training.lock
+	@! grep -nE '^(nvidia|cuda|triton)' requirements/training.lock \
+		|| { echo "error: training.lock asks for GPU libraries; resolve it where torch's CPU build is offered"; exit 1; }
+
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --strip-extras \
+	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+clean: ## Remove the environment and caches of tools (not var/, not compiled wheels)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+
+# --- the steps behind them -------------------------------------------------------------------
+
+install: $(BASE_STAMP)
+training: $(TRAINING_STAMP)
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: $(PYTHON) was not found. carril needs Python 3.11 or 3.12."; \
+		echo "  Debian 12: apt-get install -y python3.11 python3.11-venv"; \
+		echo "  elsewhere: install it, then  make PYTHON=/path/to/python3.11 ..."; exit 3; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { \
+		echo "error: $(PYTHON) is `$(PYTHON) -V`; carril needs Python 3.11 or 3.12."; exit 3; }
+	@echo "creating $(VENV) with `$(PYTHON) -V`"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: no environment could be made. On Debian: apt-get install -y python3.11-venv"; exit 3; }
+
+$(BASE_STAMP): | $(BIN)/python
+	@$(BIN)/python -m cluster.install_lock requirements/base.lock
+	@# Without isolation: the lock's own setuptools builds the link, and nothing is fetched.
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/base-* && touch $@
+
+$(TRAINING_STAMP): $(BASE_STAMP)
+	@# A CPU build, where the configured package indexes offer one, spares gigabytes.
+	@$(BIN)/python -m pip install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+		|| echo "note: no CPU build of torch $(TORCH_VERSION) on the configured indexes; taking the default one"
+	@$(BIN)/python -m cluster.install_lock requirements/training.lock
+	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/training-* && touch $@
+
+native: $(BASE_STAMP) # decides by itself whether there is anything to do: the CPU is part of the key
+	@$(BIN)/python -m cluster.native_build --install >/dev/null
+
+test-system: # programs that some tests drive; those tests skip, and say so, where they are missing
+	@command -v redis-server >/dev/null && exit 0; \
+	if [ "`id -u`" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing redis-server for the cache tests"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; } >/dev/null 2>&1 \
+			|| { echo "note: redis-server could not be installed; its tests will be skipped"; exit 0; }; \
+		! command -v systemctl >/dev/null || systemctl disable --now redis-server >/dev/null 2>&1 || true; \
+	else echo "note: redis-server is missing; its tests will be skipped"; fi
