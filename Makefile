@@ -78,7 +78,7 @@ $(BIN)/python:
 $(BASE_STAMP): | $(BIN)/python
 	@$(BIN)/python -m cluster.install_lock requirements/base.lock
 	@# Without isolation: the lock's own setuptools builds the link, and nothing is fetched.
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/base-* && touch $@
 
 $(TRAINING_STAMP): $(BASE_STAMP)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from cluster.terminal_progress import Progress
 
-_COLLECTING = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)")
+_PACKAGE = re.compile(
+    r"(?:Collecting |Requirement already satisfied: |Processing \S*/)([A-Za-z0-9._]+)"
+)
 _PINNED = re.compile(r"^[A-Za-z0-9._-]+==", re.MULTILINE)
 _TAIL_LINES = 25
 
@@ -24,7 +26,6 @@ def install(lock: Path, *, log_path: Path) -> int:
     """
     total = len(_PINNED.findall(lock.read_text(encoding="utf-8")))
     progress = Progress(f"Installing {total} packages")
-    # PyTorch and friends resolve what is pinned here; nothing else may be pulled in.
     command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-r", str(lock)]
     log_path.parent.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
@@ -41,7 +42,7 @@ def install(lock: Path, *, log_path: Path) -> int:
         assert process.stdout is not None  # noqa: S101 (PIPE was asked for)
         for line in process.stdout:
             log.write(line)
-            found = _COLLECTING.match(line)
+            found = _PACKAGE.match(line)
             if found:
                 seen.add(found[1].lower())
                 # The last tenth is unpacking, about which pip says nothing.
