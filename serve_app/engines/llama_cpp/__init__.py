@@ -1,0 +1,5 @@
+"""Continuous batching of a GGUF model on CPUs, on the low-level API of llama.cpp."""
+
+from serve_app.engines.llama_cpp.engine import LlamaCppEngine, load
+
+__all__ = ["LlamaCppEngine", "load"]

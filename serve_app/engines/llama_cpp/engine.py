@@ -1,0 +1,283 @@
+"""The engine as the serving side sees it: requests in, streams of chunks out."""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from serve_app.config import ModelConfig
+from serve_app.engines.chat_template import ChatTemplate
+from serve_app.engines.llama_cpp.binding import SUPPORTED_VERSION, system_info
+from serve_app.engines.llama_cpp.capacity import context_size, kept_sequences, thread_count
+from serve_app.engines.llama_cpp.channel import Channel
+from serve_app.engines.llama_cpp.context import Context
+from serve_app.engines.llama_cpp.grammar import Grammar
+from serve_app.engines.llama_cpp.grammars import GrammarStore
+from serve_app.engines.llama_cpp.job import Job
+from serve_app.engines.llama_cpp.logprobs import unpredicted
+from serve_app.engines.llama_cpp.loop import Command, EngineLoop
+from serve_app.engines.llama_cpp.model import Model
+from serve_app.engines.llama_cpp.prompts import Prompter
+from serve_app.engines.llama_cpp.sampling import check_sampling
+from serve_app.engines.llama_cpp.vocabulary import Vocabulary
+from serve_app.engines.protocol import (
+    EngineHealth,
+    EngineInfo,
+    EngineStats,
+    GenerationChunk,
+    GenerationRequest,
+    Message,
+)
+from serve_app.errors import CarrilError, EngineFailed, Overloaded
+
+logger = logging.getLogger(__name__)
+
+_INLINE_CHARS = 20_000
+"""Longer conversations are tokenised off the event loop."""
+_FIRST_GUESS_S = 2.0
+"""Assumed seconds per request for `Retry-After`, until some have been measured."""
+
+
+class AssistantProfile(Protocol):
+    """What the engine uses of an assistant's profile."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja text used instead of the model's own template."""
+        ...
+
+    @property
+    def answer_schema(self) -> str | None:
+        """JSON text of the schema that answers follow; compiled while loading."""
+        ...
+
+
+def load(
+    config: ModelConfig, model_path: Path, *, profile: AssistantProfile | None = None
+) -> "LlamaCppEngine":
+    """Load a GGUF file and start its engine thread. Blocking: call it in a worker thread.
+
+    Args:
+        config: What to load and how.
+        model_path: The file, whose SHA-256 the caller has verified.
+        profile: The assistant's chat template and answer schema; None uses the model's template.
+
+    Raises:
+        ConfigError: If llama-cpp-python is missing, or the configuration does not fit the model.
+        ModelFileError: If the file or its chat template cannot be used.
+    """
+    model = Model(model_path)
+    try:
+        return LlamaCppEngine(config, model, profile)
+    except BaseException:
+        model.close()
+        raise
+
+
+class LlamaCppEngine:
+    """A loaded GGUF model. Made by `load`; implements `serve_app.engines.protocol.Engine`.
+
+    Args:
+        config: What was asked for.
+        model: Open weights, owned by this object from now on.
+        profile: See `load`.
+    """
+
+    def __init__(self, config: ModelConfig, model: Model, profile: AssistantProfile | None) -> None:
+        options = config.llama_cpp
+        self._config = config
+        self._model = model
+        self._vocabulary = Vocabulary(model.vocab)
+        own_template = profile.chat_template if profile else None
+        template = _template(own_template or model.chat_template, self._vocabulary)
+        self._prompter = Prompter(self._vocabulary, template, n_ctx=config.n_ctx)
+        self._grammars = GrammarStore(model, self._vocabulary)
+        n_threads = thread_count(options.n_threads)
+        context = Context(
+            model,
+            context_size(config, model),
+            n_threads=n_threads,
+            kv_type=options.kv_type,
+            flash_attention=options.flash_attention,
+        )
+        self._lock = threading.Lock()
+        self._n_live = 0
+        self._request_s = _FIRST_GUESS_S
+        self._closed = False
+        self._n_users = 0
+        self._no_users = threading.Condition(self._lock)
+        self._loop = EngineLoop(
+            context,
+            self._vocabulary,
+            n_slots=config.n_slots,
+            n_ctx=config.n_ctx,
+            n_kept=kept_sequences(config),
+            on_done=self._done,
+        )
+        self._info = EngineInfo(
+            engine="llama_cpp",
+            version=SUPPORTED_VERSION,
+            model_name=model.name,
+            n_ctx=config.n_ctx,
+            n_slots=config.n_slots,
+            n_vocab=self._vocabulary.n_tokens,
+            template_sha256=self._prompter.template_sha256,
+            details={
+                "file": model.path.name,
+                "model_bytes": str(model.size_bytes),
+                "n_threads": str(n_threads),
+                "kv_tokens": str(context.n_cells),
+                "kv_type": options.kv_type,
+                "system": system_info(),
+            },
+        )
+        self._loop.start()
+
+    @property
+    def info(self) -> EngineInfo:
+        """Describe what is loaded."""
+        return self._info
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """Yield the answer's chunks; see `serve_app.engines.protocol.Engine.generate`."""
+        with self._in_use():
+            job = await self._prepare(request)
+        if job.max_length == job.n_prompt and not job.wants_prompt_logprobs:
+            yield job.answer.end("length")
+            return
+        self._submit(job)
+        ended = False
+        try:
+            while not ended:
+                item = await job.channel.get()
+                ended = not isinstance(item, GenerationChunk) or item.finish_reason is not None
+                if isinstance(item, CarrilError):
+                    raise item
+                yield item
+        finally:
+            if not ended:
+                self._loop.send(Command("cancel", job))
+
+    async def count_tokens(self, messages: tuple[Message, ...]) -> int:
+        """Return the number of tokens that the rendered conversation takes."""
+        with self._in_use():
+            return len(await asyncio.to_thread(self._prompter.chat, messages))
+
+    def health(self) -> EngineHealth:
+        """Report progress; cheap, safe from any thread."""
+        reason = self._loop.failure or ("" if self._loop.is_alive else "the engine was closed")
+        return EngineHealth(
+            alive=not reason,
+            heartbeat_age_s=max(0.0, time.monotonic() - self._loop.heartbeat),
+            reason=reason,
+        )
+
+    def stats(self) -> EngineStats:
+        """Return counters; cheap, safe from any thread."""
+        counters, scheduler = self._loop.counters, self._loop.scheduler
+        running = len(scheduler.running)
+        return EngineStats(
+            running=running,
+            waiting=max(0, self._n_live - running),
+            prompt_tokens_total=counters.prompt_tokens,
+            cached_tokens_total=counters.cached_tokens,
+            completion_tokens_total=counters.completion_tokens,
+            steps_total=counters.steps,
+            step_rows_total=counters.step_rows,
+            kv_tokens_used=self._loop.pool.active,
+            kv_tokens_capacity=self._loop.pool.n_cells,
+            cancelled_total=counters.cancelled,
+        )
+
+    async def close(self) -> None:
+        """Stop the loop and free the model. Requests still running end with `EngineFailed`."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._no_users.wait_for(lambda: self._n_users == 0)
+        self._loop.send(Command("stop"))
+        self._loop.join()
+        self._grammars.close()
+        self._model.close()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        # The tokenizer lives in the model: `close` must not free it under a request that is being
+        # prepared, perhaps in another thread.
+        with self._lock:
+            if self._closed:
+                raise EngineFailed("the engine was closed")
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_users -= 1
+                self._no_users.notify_all()
+
+    async def _prepare(self, request: GenerationRequest) -> Job:
+        check_sampling(request.sampling)
+        size = sum(len(message.content) for message in request.messages)
+        size += len(request.prompt or "")
+        if size <= _INLINE_CHARS:
+            tokens = self._prompter.tokens_of(request)
+        else:
+            tokens = await asyncio.to_thread(self._prompter.tokens_of, request)
+        grammar: Grammar | None = None
+        if request.json_schema is not None:
+            grammar = await self._grammars.get(request.json_schema)
+        prompt = request.prompt
+        text = prompt if isinstance(prompt, str) else self._vocabulary.text(tokens)
+        job = Job(
+            request,
+            tokens,
+            echo_text=text,
+            grammar=grammar,
+            channel=Channel(),
+            n_ctx=self._config.n_ctx,
+        )
+        if job.wants_prompt_logprobs:
+            job.answer.prompt_logprobs.append(unpredicted(tokens[0], self._vocabulary))
+        return job
+
+    def _submit(self, job: Job) -> None:
+        limit = self._config.n_slots + self._config.max_queue
+        with self._lock:
+            if self._n_live >= limit:
+                wait_s = math.ceil(self._request_s * self._n_live / self._config.n_slots)
+                raise Overloaded(
+                    f"{self._n_live} requests are running or waiting, allowed: {limit}",
+                    retry_after_s=float(min(max(wait_s, 1), 60)),
+                )
+            self._n_live += 1
+        try:
+            self._loop.send(Command("add", job))
+        except EngineFailed:
+            with self._lock:
+                self._n_live -= 1
+            raise
+
+    def _done(self, job: Job) -> None:
+        duration_s = time.monotonic() - job.submitted_at
+        with self._lock:
+            self._n_live -= 1
+            self._request_s += 0.1 * (duration_s - self._request_s)
+
+
+def _template(source: str | None, vocabulary: Vocabulary) -> ChatTemplate | None:
+    if source is None:
+        return None
+    names = [
+        vocabulary.name(token).decode("utf-8", "replace") if token >= 0 else ""
+        for token in (vocabulary.bos, vocabulary.eos)
+    ]
+    return ChatTemplate(source, bos_token=names[0], eos_token=names[1])

@@ -1,0 +1,101 @@
+"""Grammars at decode time: one token is checked, and only if it fails the whole vocabulary is."""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.engines.llama_cpp.binding import library
+from serve_app.engines.llama_cpp.vocabulary import Vocabulary
+from serve_app.errors import InvalidSchema
+
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""numpy's view of `llama_token_data`."""
+
+
+class Grammar:
+    """A compiled grammar; each answer walks through a clone of it.
+
+    Args:
+        gbnf: Grammar text with a rule `root`. It must have passed the check in the helper process.
+        vocabulary: The model's tokens.
+        vocab_handle: The `llama_vocab` pointer.
+
+    Raises:
+        InvalidSchema: If llama.cpp does not accept it.
+    """
+
+    def __init__(self, gbnf: str, vocabulary: Vocabulary, vocab_handle: Any) -> None:
+        self._lib = library()
+        self._vocabulary = vocabulary
+        self._sampler = self._lib.llama_sampler_init_grammar(vocab_handle, gbnf.encode(), b"root")
+        if not self._sampler:
+            # NOTE: a NULL sampler in a chain is a segmentation fault, so it must never get further.
+            raise InvalidSchema("the JSON schema does not compile to a grammar", "response_format")
+
+    def start(self) -> "GrammarWalk":
+        """Return the state of one answer."""
+        return GrammarWalk(self._lib.llama_sampler_clone(self._sampler), self._vocabulary)
+
+    def close(self) -> None:
+        """Free the grammar; walks that have begun are independent of it."""
+        if self._sampler:
+            self._lib.llama_sampler_free(self._sampler)
+            self._sampler = None
+
+
+class GrammarWalk:
+    """How far one answer has come in its grammar. Only the engine thread uses it."""
+
+    def __init__(self, sampler: Any, vocabulary: Vocabulary) -> None:
+        self._lib = library()
+        self._sampler = sampler
+        self._unsafe = vocabulary.unsafe_in_grammar
+        self._unsafe_ids = vocabulary.unsafe_in_grammar_ids
+        self._eog = next(iter(vocabulary.eog), None)
+        self._one = (self._lib.llama_token_data * 1)()
+
+    def allows(self, token: int) -> bool:
+        """Tell whether a token may come next."""
+        if token in self._unsafe:
+            return False
+        self._one[0].id = token
+        self._one[0].logit = 0.0
+        array = self._lib.llama_token_data_array(self._one, 1, -1, False)
+        self._lib.llama_sampler_apply(self._sampler, ctypes.byref(array))
+        return bool(self._one[0].logit == 0.0)
+
+    def accept(self, token: int) -> None:
+        """Step over a token. It must be allowed: llama.cpp ends the process otherwise."""
+        self._lib.llama_sampler_accept(self._sampler, token)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here; our grammars then allow nothing else."""
+        return self._eog is not None and self.allows(self._eog)
+
+    def mask(self, candidates: NDArray[Any]) -> NDArray[Any]:
+        """Return those candidates that may come next.
+
+        Args:
+            candidates: (n,) of `CANDIDATE`; logits of refused ones are overwritten.
+        """
+        refused = np.isin(candidates["id"], self._unsafe_ids)
+        candidates["logit"][refused] = -np.inf
+        array = candidate_array(self._lib, candidates)
+        self._lib.llama_sampler_apply(self._sampler, ctypes.byref(array))
+        allowed: NDArray[Any] = candidates[np.isfinite(candidates["logit"])]
+        return allowed
+
+    def close(self) -> None:
+        """Free the state."""
+        if self._sampler:
+            self._lib.llama_sampler_free(self._sampler)
+            self._sampler = None
+
+
+def candidate_array(lib: Any, candidates: NDArray[Any]) -> Any:
+    """Return a `llama_token_data_array` over a contiguous array, which must outlive it."""
+    data = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
+    return lib.llama_token_data_array(data, len(candidates), -1, False)

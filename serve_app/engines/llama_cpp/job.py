@@ -1,0 +1,79 @@
+"""One request inside the engine, from its queue to its last token."""
+
+import time
+
+from serve_app.engines.llama_cpp.answer import Answer
+from serve_app.engines.llama_cpp.channel import Channel
+from serve_app.engines.llama_cpp.grammar import Grammar
+from serve_app.engines.llama_cpp.sampling import TokenSampler
+from serve_app.engines.protocol import GenerationRequest, SamplingParams
+
+
+class Job:
+    """A request's tokens and how many of them are in KV memory.
+
+    `tokens` grows by each sampled token and `n_past` follows it, so prefill, decoding and the
+    repeated prefill after a preemption are all the same: feed `tokens[n_past:]`.
+
+    Args:
+        request: What was asked.
+        prompt: Its token ids, at least one.
+        echo_text: Text that an `echo` request sends first.
+        grammar: Compiled schema, if one was asked for.
+        channel: Where chunks go.
+        n_ctx: Tokens that prompt and answer may have together.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt: tuple[int, ...],
+        *,
+        echo_text: str,
+        grammar: Grammar | None,
+        channel: Channel,
+        n_ctx: int,
+    ) -> None:
+        self.request_id = request.request_id
+        self.params: SamplingParams = request.sampling
+        self.channel = channel
+        self.grammar = grammar
+        self.tokens = list(prompt)
+        self.n_prompt = len(prompt)
+        self.n_past = 0
+        self.max_length = min(n_ctx, len(prompt) + max(0, request.sampling.max_tokens))
+        # A stop string could cut a JSON answer short, and its "stop" would then be a lie.
+        stop = () if grammar else request.sampling.stop
+        self.answer = Answer(len(prompt), stop, echo_text if request.echo else "")
+        self.wants_prompt_logprobs = request.echo and request.sampling.logprobs is not None
+        self.sampler: TokenSampler | None = None
+        self.submitted_at = time.monotonic()
+        self.deadline = None if request.timeout_s is None else self.submitted_at + request.timeout_s
+        self.seq_id: int | None = None
+        """Sequence in KV memory; None while waiting."""
+        self.leader: Job | None = None
+        """A running job that is computing a prefix this one is going to share."""
+        self.leader_tokens = 0
+        """How many tokens of the leader are waited for."""
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that are not in KV memory yet."""
+        return len(self.tokens) - self.n_past
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the next step gives this job its next token for one row."""
+        return self.n_pending == 1 and self.n_past > 0
+
+    def to_waiting(self) -> None:
+        """Forget the KV memory; it is computed again when the job is admitted anew."""
+        self.seq_id = None
+        self.leader = None
+        self.n_past = 0
+
+    def close(self) -> None:
+        """Free what the job holds in C."""
+        if self.sampler is not None:
+            self.sampler.close()
+            self.sampler = None
