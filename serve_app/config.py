@@ -7,6 +7,7 @@ impossible values are errors at deploy time, never repaired at request time.
 import hashlib
 import re
 from decimal import Decimal
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -47,6 +48,15 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class GenerationDefaults(StrictModel):
+    """What applies when the client does not say."""
+
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    """OpenAI's default is 1; an assistant that must be repeatable, and cacheable, wants 0."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """None is `limits.default_max_tokens`."""
+
+
 class ServedModelConfig(StrictModel):
     """A name that clients put into `model`."""
 
@@ -56,6 +66,7 @@ class ServedModelConfig(StrictModel):
     """Variant that always answers."""
     content: Literal["json", "text"] = "json"
     """`json`: the answer as the model wrote it. `text`: only the `response` field of it."""
+    defaults: GenerationDefaults = GenerationDefaults()
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -138,9 +149,9 @@ class RetryConfig(StrictModel):
     """Repeating a request whose replica died before its first token."""
 
     max_retries: int = Field(default=1, ge=0, le=3)
-    budget_rate: float = Field(default=0.1, ge=0, le=1)
+    budget_rate: float = Field(default=0.2, ge=0, le=1)
     """Retries may be at most this share of live requests ..."""
-    budget_min: int = Field(default=3, ge=0)
+    budget_min: int = Field(default=10, ge=0)
     """... plus this many."""
 
 
@@ -215,7 +226,7 @@ class GatewayConfig(StrictModel):
                     )
         return self
 
-    @property
+    @cached_property
     def config_hash(self) -> str:
         """Twelve hex digits that name this configuration; sent as `x-carril-config`."""
         return content_hash(self)[:12]
@@ -284,6 +295,10 @@ class ModelConfig(StrictModel):
     profile: str | None = None
     """Directory with the assistant's `system_prompt.txt`, `answer.schema.json` and
     `chat_template.jinja`, each optional. What it holds is part of the variant."""
+    heartbeat_timeout_s: float = Field(default=60, gt=0)
+    """Seconds without progress of the engine after which the replica counts as hung."""
+    drain_timeout_s: float = Field(default=300, gt=0)
+    """Seconds that requests on a replaced model may still take."""
     warmup: bool = True
     """Answer one request before taking traffic."""
     echo: EchoOptions = EchoOptions()

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from serve_app.config import ModelConfig
 from serve_app.engines.protocol import (
@@ -63,7 +63,7 @@ class EchoEngine:
             template_sha256=hashlib.sha256(b"echo").hexdigest(),
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         """Yield one chunk per word; see `Engine.generate`."""
         if self._closed:
             raise EngineFailed("the engine is closed")
@@ -119,7 +119,7 @@ class EchoEngine:
 
     async def _answer(
         self, request: GenerationRequest, prompt: str, prompt_tokens: int
-    ) -> AsyncIterator[GenerationChunk]:
+    ) -> AsyncGenerator[GenerationChunk, None]:
         options = self._options
         await self._misbehave(request, prompt)
         fails = _fraction(request.request_id) < options.fail_rate

@@ -4,7 +4,7 @@ An engine owns one model. It takes `GenerationRequest`s, many at a time, and giv
 `GenerationChunk`s. Everything here is plain data, so that it can cross a process border.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -152,8 +152,8 @@ class Engine(Protocol):
         """Describe what is loaded."""
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationChunk]:
-        """Yield the answer's chunks. Closing the iterator cancels the request.
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """Yield the answer's chunks. Closing the generator cancels the request.
 
         Raises:
             ContextLengthExceeded: If the prompt does not fit.

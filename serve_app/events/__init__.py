@@ -1,0 +1,1 @@
+"""Getting events from gateways to the event store: one writer actor per node, and its client."""

@@ -1,0 +1,76 @@
+"""The event writer: one actor per node owns the node's event file."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from experiments.events.group_commit import GroupCommitWriter
+from experiments.events.records import Event
+from experiments.events.spool import drain
+from experiments.events.store import EventStore
+from serve_app.telemetry.logs import configure_logging
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "carril"
+_DRAIN_PERIOD_S = 5.0
+
+
+def store_path(home: Path) -> Path:
+    """Return the event file of a CARRIL_HOME."""
+    return home / "events" / "events.db"
+
+
+def spool_path(home: Path) -> Path:
+    """Return the spool directory of a CARRIL_HOME."""
+    return home / "events" / "spool"
+
+
+class EventWriter:
+    """Commits events; replies when they are on disk."""
+
+    def __init__(self, home: str) -> None:
+        configure_logging("events")
+        self._spool = spool_path(Path(home))
+        self._writer = GroupCommitWriter(EventStore(store_path(Path(home))))
+        self._stop = threading.Event()
+        threading.Thread(target=self._drain_forever, name="spool-drain", daemon=True).start()
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Store events; those already stored change nothing."""
+        await asyncio.wrap_future(self._writer.submit(events))
+
+    def _drain_forever(self) -> None:
+        while True:
+            try:
+                moved = drain(self._spool, lambda events: self._writer.submit(events).result())
+                if moved:
+                    logger.info("spool drained", extra={"events": moved})
+            except Exception:  # the spool keeps what it has; the next round tries again
+                logger.exception("spool not drained")
+            if self._stop.wait(_DRAIN_PERIOD_S):
+                return
+
+
+def get_writer(home: Path) -> ray.actor.ActorHandle:
+    """Return this node's writer, starting it if there is none.
+
+    The actor outlives gateways and restarts by itself after a crash.
+    """
+    node_id = ray.get_runtime_context().get_node_id()
+    actor = ray.remote(EventWriter).options(
+        name=f"carril-events-{node_id}",
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        max_restarts=-1,
+        max_concurrency=1000,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+    )
+    return actor.remote(str(home))

@@ -1,0 +1,20 @@
+"""Everything that is built from one gateway configuration."""
+
+from dataclasses import dataclass
+
+from serve_app.config import GatewayConfig
+from serve_app.gateway.admission import Admission
+from serve_app.gateway.policy import Policy
+from serve_app.gateway.service import Service
+from serve_app.gateway.variants import VariantClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Active:
+    """One configuration in force. Replaced as a whole; requests keep the one they began with."""
+
+    config: GatewayConfig
+    policy: Policy
+    variants: dict[str, VariantClient]
+    service: Service
+    admission: Admission

@@ -1,0 +1,67 @@
+"""Who is calling: API keys by hash, or nobody but this machine."""
+
+import hashlib
+import hmac
+import ipaddress
+from typing import NamedTuple
+
+from serve_app.config import AuthConfig
+from serve_app.errors import AuthenticationFailed, PermissionDenied
+
+
+class Caller(NamedTuple):
+    """An authenticated caller."""
+
+    key_name: str
+    tenant: str
+
+
+_LOCAL = Caller("local", "default")
+
+
+def authenticate(config: AuthConfig, authorization: list[str], client_host: str | None) -> Caller:
+    """Return the caller of a request.
+
+    Args:
+        config: Known keys. With none, only loopback clients are served.
+        authorization: All values of the `Authorization` header.
+        client_host: Address of the peer, if known.
+
+    Raises:
+        AuthenticationFailed: If the key is missing, malformed or unknown.
+        PermissionDenied: If no keys are configured and the client is on another machine.
+    """
+    if not config.keys:
+        if client_host is not None and not _is_loopback(client_host):
+            raise PermissionDenied(
+                "no API keys are configured, so only clients on this machine are served; "
+                "add auth.keys to the gateway's user_config"
+            )
+        return _LOCAL
+    if len(authorization) != 1:
+        raise AuthenticationFailed(
+            "send one header 'Authorization: Bearer <key>'"
+            + (f"; got {len(authorization)}" if authorization else "")
+        )
+    scheme, _, token = authorization[0].partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise AuthenticationFailed("send the key as 'Authorization: Bearer <key>'")
+    digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    found: Caller | None = None
+    for key in config.keys:  # every key is compared, so that timing says nothing
+        if hmac.compare_digest(key.sha256, digest):
+            found = Caller(key.name, key.tenant)
+    if found is None:
+        raise AuthenticationFailed("the API key is not known")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback

@@ -1,0 +1,229 @@
+"""One generation: cache, exposure, flight, model. The order of the steps is the contract."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from experiments.events.records import CacheState, Exposure
+from serve_app.engines.protocol import GenerationChunk, GenerationRequest, Usage
+from serve_app.errors import DeadlineExceeded, EngineFailed, ModelNotReady
+from serve_app.events.client import EventClient
+from serve_app.gateway.cache import CachedAnswer, ResponseCache, cache_key
+from serve_app.gateway.policy import Decision
+from serve_app.gateway.variants import VariantClient
+from serve_app.model.calls import ModelCall, ModelIdentity, ReplyBatch
+from serve_app.singleflight import FlightTable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A validated request, ready to be generated."""
+
+    inference_id: str
+    tenant: str
+    decision: Decision
+    request: GenerationRequest
+    stream: bool
+    digest: bytes | None
+    """Request part of the cache key; None if the answer is not repeatable or must be fresh."""
+    config_hash: str
+    first_token_at: float
+    """Loop time by which the first token must be there."""
+    deadline_at: float
+    """Loop time by which everything must be there."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Generation:
+    """An answer that has begun. Iterate `chunks` to its end, or close it."""
+
+    identity: ModelIdentity
+    cache: CacheState
+    retries: int
+    waited_s: float
+    """Seconds spent waiting for the model (or for another request's generation)."""
+    first: tuple[GenerationChunk, ...]
+    _rest: AsyncGenerator[GenerationChunk, None] | None = field(default=None, repr=False)
+
+    async def chunks(self) -> AsyncGenerator[GenerationChunk, None]:
+        """Yield the whole answer, the first chunks included."""
+        for chunk in self.first:
+            yield chunk
+        if self._rest is not None:
+            async with aclosing(self._rest) as rest:
+                async for chunk in rest:
+                    yield chunk
+
+    async def close(self) -> None:
+        """Give the answer up; the last listener's leaving frees the slot."""
+        if self._rest is not None:
+            await self._rest.aclose()
+
+
+class Generator:
+    """Turns jobs into generations.
+
+    Args:
+        variants: Clients by variant name.
+        cache: Response cache, or None.
+        events: Where exposures go.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, VariantClient],
+        cache: ResponseCache | None,
+        events: EventClient,
+    ) -> None:
+        self._variants = variants
+        self._cache = cache
+        self._events = events
+        self._flights: FlightTable[ReplyBatch] = FlightTable()
+
+    async def open(self, job: Job) -> Generation:
+        """Return the answer once its first chunk is there.
+
+        Raises:
+            RequestError: If there is no answer, from whatever cause.
+        """
+        variant = self._variants[job.decision.variant]
+        if variant.identity is None:
+            await variant.refresh()
+        cached = await self._lookup(job, variant.identity)
+        await self._expose(job, variant.identity, cached=cached is not None)
+        if cached is not None:
+            return Generation(
+                identity=cached.identity,
+                cache="hit",
+                retries=0,
+                waited_s=0.0,
+                first=(_for_reader(cached.chunk),),
+            )
+        called_at = time.monotonic()
+        key = None
+        if job.digest is not None:
+            key = cache_key(job.digest, variant.name)
+        flight, joined = self._flights.board(key, lambda: self._produce(job, variant, key))
+        listener = flight.listen()
+        try:
+            async with asyncio.timeout_at(min(job.first_token_at, job.deadline_at)):
+                head = await anext(listener)
+        except TimeoutError:
+            await listener.aclose()
+            raise DeadlineExceeded("no first token within the deadline") from None
+        except StopAsyncIteration:
+            raise EngineFailed("the model returned nothing") from None
+        except BaseException:
+            await listener.aclose()
+            raise
+        if head.identity is None:
+            await listener.aclose()
+            raise ModelNotReady("the model did not say who it is", None, 1.0)
+        state: CacheState = "bypass" if job.digest is None else "miss"
+        return Generation(
+            identity=head.identity,
+            cache="join" if joined or head.joined else state,
+            retries=head.retries,
+            waited_s=time.monotonic() - called_at,
+            first=head.chunks,
+            _rest=_until(listener, job.deadline_at),
+        )
+
+    async def _lookup(self, job: Job, identity: ModelIdentity | None) -> CachedAnswer | None:
+        if self._cache is None or job.digest is None or identity is None:
+            return None
+        return await self._cache.get(cache_key(job.digest, identity.fingerprint))
+
+    async def _expose(self, job: Job, identity: ModelIdentity | None, *, cached: bool) -> None:
+        decision = job.decision
+        if decision.exposure != "enrolled":
+            return
+        assert decision.experiment is not None  # noqa: S101 (enrolled means all four are set)
+        assert decision.version is not None  # noqa: S101
+        assert decision.unit is not None  # noqa: S101
+        assert decision.assignment is not None  # noqa: S101
+        await self._events.expose(
+            Exposure(
+                experiment=decision.experiment,
+                version=decision.version,
+                unit=decision.unit,
+                variant=decision.variant,
+                probability=decision.assignment.probability,
+                bucket=decision.assignment.bucket,
+                exposed_at=time.time(),
+                inference_id=job.inference_id,
+                served_model=decision.served_model,
+                tenant=job.tenant,
+                config_hash=job.config_hash,
+                model_sha256=identity.model_sha256 if identity else "",
+                cached=cached,
+            )
+        )
+
+    async def _produce(
+        self, job: Job, variant: VariantClient, flight_key: str | None
+    ) -> AsyncGenerator[ReplyBatch, None]:
+        """Call the model, and store the answer if it is worth keeping."""
+        call = ModelCall(request=job.request, flight_key=flight_key)
+        chunks: list[GenerationChunk] = []
+        identity: ModelIdentity | None = None
+        async with aclosing(variant.call(call, stream=job.stream)) as batches:
+            async for batch in batches:
+                identity = identity or batch.identity
+                if job.digest is not None:
+                    chunks.extend(batch.chunks)
+                yield batch
+        if self._cache is None or job.digest is None or identity is None or not chunks:
+            return
+        if chunks[-1].finish_reason == "stop":
+            # Under the weights that answered, which a swap may have changed since the lookup.
+            await self._cache.put(
+                cache_key(job.digest, identity.fingerprint),
+                CachedAnswer(chunk=merge_chunks(chunks), identity=identity),
+            )
+
+
+def merge_chunks(chunks: list[GenerationChunk]) -> GenerationChunk:
+    """Return one chunk with the whole answer."""
+    if len(chunks) == 1:
+        return chunks[0]
+    return GenerationChunk(
+        text="".join(chunk.text for chunk in chunks),
+        usage=chunks[-1].usage,
+        logprobs=tuple(entry for chunk in chunks for entry in chunk.logprobs),
+        finish_reason=chunks[-1].finish_reason,
+        prompt_text=chunks[0].prompt_text,
+        prompt_logprobs=chunks[0].prompt_logprobs,
+    )
+
+
+def _for_reader(chunk: GenerationChunk) -> GenerationChunk:
+    """Report a cached answer's prompt as cached, as OpenAI's usage does."""
+    usage = Usage(
+        prompt_tokens=chunk.usage.prompt_tokens,
+        completion_tokens=chunk.usage.completion_tokens,
+        cached_tokens=chunk.usage.prompt_tokens,
+    )
+    return replace(chunk, usage=usage)
+
+
+async def _until(
+    listener: AsyncGenerator[ReplyBatch, None], deadline_at: float
+) -> AsyncGenerator[GenerationChunk, None]:
+    """Yield the rest of a flight's chunks, within the deadline."""
+    async with aclosing(listener):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline_at):
+                    batch = await anext(listener)
+            except TimeoutError:
+                raise DeadlineExceeded("the answer was not complete within the deadline") from None
+            except StopAsyncIteration:
+                return
+            for chunk in batch.chunks:
+                yield chunk

@@ -1,0 +1,68 @@
+"""The body of /readyz: what serves, what was asked for, and why they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from serve_app.gateway.variants import VariantClient
+from serve_app.model.calls import ModelState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayReport:
+    """One gateway replica."""
+
+    replica: str
+    config: str
+    """Hash of the configuration in force; empty before the first."""
+    error: str | None
+    """Why a newer configuration was refused."""
+
+
+Status = Literal["ready", "degraded", "not_ready"]
+
+
+def readiness_body(
+    gateways: Sequence[GatewayReport], variants: Sequence[VariantClient]
+) -> dict[str, Any]:
+    """Summarise: `not_ready` if a variant cannot answer, `degraded` if something wanted failed."""
+    configs = {gateway.config for gateway in gateways}
+    return {
+        "status": _status(gateways, variants),
+        "config": next(iter(configs)) if len(configs) == 1 else "",
+        "gateways": [
+            {"replica": g.replica, "config": g.config, "error": g.error} for g in gateways
+        ],
+        "variants": {
+            variant.name: {
+                "app": variant.app,
+                "replicas": [_replica(state) for state in variant.states],
+            }
+            for variant in variants
+        },
+    }
+
+
+def _status(gateways: Sequence[GatewayReport], variants: Sequence[VariantClient]) -> Status:
+    if not variants or any(
+        all(state.state != "ready" for state in variant.states) for variant in variants
+    ):
+        return "not_ready"
+    troubled = any(gateway.error for gateway in gateways) or any(
+        state.error or state.state != "ready" for variant in variants for state in variant.states
+    )
+    return "degraded" if troubled else "ready"
+
+
+def _replica(state: ModelState) -> dict[str, Any]:
+    identity = state.identity
+    return {
+        "replica": state.replica,
+        "state": state.state,
+        "engine": identity.engine if identity else None,
+        "model": identity.model_name if identity else None,
+        "model_sha256": identity.model_sha256 if identity else None,
+        "config": identity.config_hash if identity else "",
+        "wanted_config": state.config_hash,
+        "error": state.error,
+    }

@@ -1,0 +1,202 @@
+"""The Serve deployment of the gateway: builds what a configuration describes, and keeps watch."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from experiments.events.records import Event
+from experiments.events.spool import Spool
+from serve_app.config import GatewayConfig, parse_gateway_config
+from serve_app.errors import ConfigError
+from serve_app.events.client import EventClient
+from serve_app.events.writer import get_writer, spool_path
+from serve_app.gateway.active import Active
+from serve_app.gateway.admission import Admission
+from serve_app.gateway.cache import ResponseCache
+from serve_app.gateway.generation import Generator
+from serve_app.gateway.policy import Policy
+from serve_app.gateway.readiness import GatewayReport, readiness_body
+from serve_app.gateway.redis_tier import RedisTier
+from serve_app.gateway.retry import RetryBudget
+from serve_app.gateway.routes import build_api
+from serve_app.gateway.service import Service
+from serve_app.gateway.variants import VariantClient
+from serve_app.telemetry.logs import carril_home, configure_logging
+from serve_app.telemetry.merge import Family, relabel, render, snapshot
+from serve_app.telemetry.metrics import GatewayMetrics
+
+logger = logging.getLogger(__name__)
+
+_REFRESH_S = 2.0
+"""Period of asking the model replicas for their state."""
+_PEER_TIMEOUT_S = 2.0
+
+
+class GatewayReplica:
+    """Answers HTTP. Holds no native code and no model, so that nothing a request does kills it."""
+
+    def __init__(self) -> None:
+        context = serve.get_replica_context()
+        self._replica = context.replica_id.unique_id
+        self._deployment = context.deployment
+        self._app = context.app_name
+        configure_logging(f"{self._app}-{self._replica}")
+        home = carril_home()
+        self._metrics = GatewayMetrics()
+        self._writer = get_writer(home)
+        self._spool = Spool(spool_path(home), f"{self._replica}-{os.getpid()}")
+        self._home = home
+        self._active: Active | None = None
+        self._events: EventClient | None = None
+        self._cache: ResponseCache | None = None
+        self._redis: RedisTier | None = None
+        self._error: str | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the ASGI application; Serve calls this after the constructor."""
+        return build_api(self)
+
+    @property
+    def active(self) -> Active | None:
+        """The configuration in force."""
+        return self._active
+
+    async def reconfigure(self, raw: object) -> None:
+        """Put a configuration in force; a bad one is reported and the last good one stays."""
+        try:
+            config = parse_gateway_config(raw)
+        except ConfigError as error:
+            self._metrics.config_refused.inc()
+            self._error = str(error)
+            logger.error("configuration refused", extra={"reason": str(error)})
+            return
+        self._error = None
+        self._active = self._build(config)
+        self._metrics.config_info.clear()
+        self._metrics.config_info.labels(config.config_hash).set(1)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        logger.info("configuration in force", extra={"config": config.config_hash})
+
+    async def report(self) -> GatewayReport:
+        """Describe this replica for /readyz."""
+        config = self._active.config.config_hash if self._active else ""
+        return GatewayReport(replica=self._replica, config=config, error=self._error)
+
+    async def own_metrics(self) -> list[Family]:
+        """Return this replica's series."""
+        if self._active is not None:
+            self._metrics.refresh(list(self._active.variants))
+        if self._cache is not None:
+            self._metrics.cache_entries.set(len(self._cache))
+            self._metrics.cache_bytes.set(self._cache.size_bytes)
+        return snapshot(self._metrics.registry, {"replica": self._replica})
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return the body of /readyz, from fresh answers of every replica."""
+        active = self._active
+        gateways = await self._peers("report")
+        if active is not None:
+            await asyncio.gather(*(variant.refresh() for variant in active.variants.values()))
+        return readiness_body(
+            gateways or [await self.report()], list(active.variants.values()) if active else []
+        )
+
+    async def metrics_page(self) -> bytes:
+        """Return the Prometheus text of all gateway and model replicas."""
+        variants = list(self._active.variants.values()) if self._active else []
+        own, *models = await asyncio.gather(
+            self._peers("own_metrics"), *(variant.metrics() for variant in variants)
+        )
+        pages = list(own or [await self.own_metrics()])
+        for variant, replicas in zip(variants, models, strict=True):
+            pages.extend(relabel(families, {"variant": variant.name}) for families in replicas)
+        return render(pages)
+
+    async def check_health(self) -> None:
+        """Healthy as long as the event loop answers."""
+
+    def _build(self, config: GatewayConfig) -> Active:
+        previous = self._active
+        budget = RetryBudget(config.retry)
+        variants = {
+            name: self._variant(name, variant.app, budget)
+            for name, variant in config.variants.items()
+        }
+        self._cache = self._build_cache(config, previous)
+        if self._events is None:
+            self._events = EventClient(self._append, self._spool, config.events, self._metrics)
+        self._events.config = config.events
+        generator = Generator(variants, self._cache, self._events)
+        if previous is not None:
+            admission = previous.admission  # requests in progress keep their places
+            admission.limits = config.limits
+        else:
+            admission = Admission(config.limits)
+        return Active(
+            config=config,
+            policy=Policy(config),
+            variants=variants,
+            service=Service(generator, self._events, self._metrics),
+            admission=admission,
+        )
+
+    def _variant(self, name: str, app: str, budget: RetryBudget) -> VariantClient:
+        client = VariantClient(name, app, budget, self._metrics)
+        known = self._active.variants.get(name) if self._active else None
+        if known is not None and known.app == app:
+            client.adopt(known)
+        return client
+
+    def _build_cache(self, config: GatewayConfig, previous: Active | None) -> ResponseCache | None:
+        if previous is not None and previous.config.cache == config.cache:
+            return self._cache
+        self._redis = None
+        if not config.cache.enabled:
+            return None
+        if config.cache.redis_url is not None:
+            self._redis = RedisTier(
+                config.cache.redis_url,
+                timeout_s=config.cache.redis_timeout_s,
+                errors=self._metrics.cache_tier_errors,
+            )
+        return ResponseCache(config.cache, self._redis)
+
+    async def _append(self, events: Sequence[Event]) -> None:
+        try:
+            await self._writer.append.remote(list(events))
+        except RayError:
+            self._writer = get_writer(self._home)
+            raise
+
+    async def _watch(self) -> None:
+        """Keep the states and weights of the variants current."""
+        while True:
+            active = self._active
+            if active is not None:
+                await asyncio.gather(
+                    *(variant.refresh() for variant in active.variants.values()),
+                    return_exceptions=True,
+                )
+            await asyncio.sleep(_REFRESH_S)
+
+    async def _peers(self, method: str) -> list[Any]:
+        """Call a method on every gateway replica, this one included."""
+        try:
+            handle = await asyncio.to_thread(
+                serve.get_deployment_handle, self._deployment, self._app
+            )
+            answers = await handle.broadcast(method).results_async(
+                timeout_s=_PEER_TIMEOUT_S, return_exceptions=True
+            )
+        except (RayServeException, RayError, TimeoutError):
+            return []
+        return [answer for answer in answers if not isinstance(answer, BaseException)]

@@ -1,0 +1,299 @@
+"""The HTTP surface. Each route reads aloud: validate, prepare, run, reply."""
+
+import asyncio
+import functools
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Protocol
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from serve_app import __version__
+from serve_app.errors import (
+    ClientError,
+    InternalError,
+    InvalidField,
+    MethodNotAllowed,
+    ModelNotReady,
+    RequestError,
+    RouteNotFound,
+    error_body,
+)
+from serve_app.gateway.active import Active
+from serve_app.gateway.auth import Caller, authenticate
+from serve_app.gateway.body import read_json
+from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
+from serve_app.gateway.service import Exchange
+from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
+
+logger = logging.getLogger(__name__)
+
+_MAX_REQUEST_ID_CHARS = 128
+
+
+class GatewayState(Protocol):
+    """What the routes need of the gateway."""
+
+    @property
+    def active(self) -> Active | None:
+        """The configuration in force, with everything built from it; None before the first."""
+        ...
+
+    async def readiness(self) -> dict[str, Any]:
+        """Return the body of /readyz."""
+        ...
+
+    async def metrics_page(self) -> bytes:
+        """Return the Prometheus text of all replicas."""
+        ...
+
+
+def build_api(gateway: GatewayState) -> FastAPI:
+    """Return the ASGI application of a gateway replica."""
+    api = FastAPI(title="carril", version=__version__, docs_url=None, redoc_url=None)
+    api.add_exception_handler(HTTPException, _http_error)
+    api.add_exception_handler(RequestError, _request_error)
+    api.add_exception_handler(Exception, _unexpected)
+    route = functools.partial(_route, gateway)
+
+    @api.post("/v1/chat/completions", openapi_extra=_body_docs(ChatBody))
+    @route
+    async def chat(active: Active, caller: Caller, request: Request) -> Response:
+        """Create a chat completion."""
+        raw = await read_json(request, active.config.limits)
+        inbound = _inbound(request, caller, "chatcmpl")
+        prepared = prepare_chat(parse_chat(raw), inbound, active.config, active.policy)
+        return await _answer(active, prepared, inbound, request)
+
+    @api.post("/v1/completions", openapi_extra=_body_docs(CompletionBody))
+    @route
+    async def completions(active: Active, caller: Caller, request: Request) -> Response:
+        """Create a text completion."""
+        raw = await read_json(request, active.config.limits)
+        inbound = _inbound(request, caller, "cmpl")
+        prepared = prepare_completion(parse_completion(raw), inbound, active.config, active.policy)
+        return await _answer(active, prepared, inbound, request)
+
+    @api.get("/v1/models")
+    @route
+    async def models(active: Active, _caller: Caller, _request: Request) -> Response:
+        """List the served models."""
+        return _json({"object": "list", "data": [_model(n) for n in active.policy.served_models]})
+
+    @api.get("/v1/models/{name:path}")
+    @route
+    async def model(active: Active, _caller: Caller, request: Request) -> Response:
+        """Describe one served model."""
+        name = request.path_params["name"]
+        active.policy.decide(name, None)
+        return _json(_model(name))
+
+    @api.get("/readyz")
+    async def readyz() -> Response:
+        """Tell whether requests can be answered, with the state of every replica."""
+        body = await gateway.readiness()
+        return _json(body, status=503 if body["status"] == "not_ready" else 200)
+
+    @api.get("/healthz")
+    async def healthz() -> Response:
+        """Tell that this process is alive."""
+        return _json({"status": "ok", "version": __version__})
+
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        """Return the Prometheus series of every gateway and model replica."""
+        page = await gateway.metrics_page()
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return api
+
+
+Handler = Callable[[Active, Caller, Request], Awaitable[Response]]
+
+
+def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Wrap a handler with what every /v1 route needs: configuration, caller, a bounded place."""
+
+    async def endpoint(request: Request) -> Response:
+        request.state.received_at = time.monotonic()
+        try:
+            _request_id(request)
+            active = gateway.active
+            if active is None:
+                raise ModelNotReady("the gateway has no configuration yet", None, 2.0)
+            client = request.client.host if request.client else None
+            keys = request.headers.getlist("authorization")
+            caller = authenticate(active.config.auth, keys, client)
+            request.state.release = active.admission.enter(caller.tenant)
+        except RequestError as error:
+            return _error_response(request, error)
+        streaming = False
+        try:
+            response = await handler(active, caller, request)
+            streaming = isinstance(response, StreamingResponse)
+            return response
+        except RequestError as error:
+            return _error_response(request, error)
+        except Exception:  # the last barrier before the client
+            logger.exception("request failed", extra={"request_id": _safe_request_id(request)})
+            return _error_response(request, InternalError("the request failed unexpectedly"))
+        finally:
+            if not streaming:
+                request.state.release()
+
+    endpoint.__name__ = getattr(handler, "__name__", "endpoint")
+    endpoint.__doc__ = handler.__doc__
+    return endpoint
+
+
+async def _answer(
+    active: Active, prepared: Prepared, inbound: Inbound, request: Request
+) -> Response:
+    exchange = Exchange(
+        prepared=prepared,
+        inbound=inbound,
+        request_id=_safe_request_id(request),
+        config_hash=active.config.config_hash,
+        started=request.state.received_at,
+    )
+    try:
+        if not prepared.stream:
+            body = await active.service.complete(exchange)
+            return _json(body, headers=exchange.headers())
+        events = await active.service.open_stream(exchange)
+    except RequestError as error:
+        return _error_response(request, error, headers=exchange.headers())
+    return StreamingResponse(
+        _released(events, request.state.release),
+        media_type="text/event-stream",
+        headers={**exchange.headers(), "x-accel-buffering": "no"},
+    )
+
+
+async def _released(
+    events: AsyncGenerator[bytes, None], release: Callable[[], None]
+) -> AsyncGenerator[bytes, None]:
+    """Pass events on; give the place back, and close the source, however it ends."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        release()
+        await events.aclose()
+
+
+def _inbound(request: Request, caller: Caller, prefix: str) -> Inbound:
+    return Inbound(
+        inference_id=f"{prefix}-{_new_id()}",
+        caller=caller,
+        headers=request.headers,
+        received_at=asyncio.get_running_loop().time(),
+    )
+
+
+def _new_id() -> str:
+    """Return a time-ordered unique id (UUID version 7, RFC 9562), as 32 hex digits."""
+    random = uuid.uuid4().int
+    millis = time.time_ns() // 1_000_000
+    value = (millis & (2**48 - 1)) << 80 | random & (2**80 - 1)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value).hex
+
+
+def _request_id(request: Request) -> str:
+    """Return the request's id.
+
+    Raises:
+        InvalidField: If the client sent one that could not be logged and echoed safely.
+    """
+    given = request.headers.get("x-request-id")
+    if given is None:
+        request.state.request_id = _new_id()
+    elif len(given) > _MAX_REQUEST_ID_CHARS or not given.isascii() or not given.isprintable():
+        request.state.request_id = _new_id()
+        raise InvalidField(
+            f"x-request-id must be at most {_MAX_REQUEST_ID_CHARS} printable ASCII characters",
+            "x-request-id",
+        )
+    else:
+        request.state.request_id = given
+    return str(request.state.request_id)
+
+
+def _safe_request_id(request: Request) -> str:
+    return str(getattr(request.state, "request_id", None) or _new_id())
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "carril"}
+
+
+def _json(
+    body: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(
+        orjson.dumps(body), status_code=status, media_type="application/json", headers=headers
+    )
+
+
+def _error_response(
+    request: Request, error: RequestError, *, headers: dict[str, str] | None = None
+) -> Response:
+    request_id = _safe_request_id(request)
+    headers = dict(headers or {})
+    headers["x-should-retry"] = "true" if error.should_retry else "false"
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if not isinstance(error, ClientError):
+        logger.warning(
+            "request refused",
+            extra={"request_id": request_id, "error_code": error.code, "reason": error.message},
+        )
+    return _json(error_body(error, request_id), status=error.status, headers=headers)
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)  # noqa: S101 (registered for it)
+    return _error_response(request, error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    if status == 404:
+        return _error_response(request, RouteNotFound(f"no route {request.url.path[:200]!r}"))
+    if status == 405:
+        return _error_response(
+            request,
+            MethodNotAllowed(f"{request.method} is not allowed on {request.url.path[:200]!r}"),
+        )
+    return _error_response(request, InternalError("the request failed"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    logger.error("request failed", exc_info=error, extra={"request_id": _safe_request_id(request)})
+    return _error_response(request, InternalError("the request failed unexpectedly"))
+
+
+def _body_docs(model: type[ChatBody] | type[CompletionBody]) -> dict[str, Any]:
+    """Describe a body in the OpenAPI document; parsing it is ours, for the sake of the errors."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    definitions = schema.pop("$defs", {})
+    inlined = orjson.dumps(schema).decode()
+    for _ in range(4):
+        for name, definition in definitions.items():
+            reference = orjson.dumps({"$ref": f"#/components/schemas/{name}"}).decode()
+            inlined = inlined.replace(reference, orjson.dumps(definition).decode())
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": orjson.loads(inlined)}},
+        }
+    }

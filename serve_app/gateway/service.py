@@ -1,0 +1,297 @@
+"""Answering prepared requests: run the jobs, render, count, and record the outcome."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.events.records import CacheState, Outcome, OutcomeStatus
+from serve_app.engines.protocol import GenerationChunk, Usage
+from serve_app.errors import InternalError, RequestError, error_body
+from serve_app.events.client import EventClient
+from serve_app.gateway.generation import Generation, Generator, merge_chunks
+from serve_app.gateway.prepare import Inbound, Prepared
+from serve_app.gateway.render import DONE, ChatRenderer, CompletionRenderer, sse
+from serve_app.gateway.response_text import ResponseText, response_of
+from serve_app.telemetry.metrics import GatewayMetrics
+
+logger = logging.getLogger(__name__)
+
+_CACHE_RANK: dict[CacheState, int] = {"hit": 0, "join": 1, "miss": 2, "bypass": 3}
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request on its way, with what its headers and its outcome will say."""
+
+    prepared: Prepared
+    inbound: Inbound
+    request_id: str
+    config_hash: str
+    started: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
+    ttft_s: float | None = None
+    cache: CacheState = "bypass"
+    model_sha256: str = ""
+    fingerprint: str = ""
+    retries: int = 0
+    finish_reason: str | None = None
+    usages: list[Usage] = field(default_factory=list)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that explain the decision."""
+        decision = self.prepared.decision
+        overhead_ms = (time.monotonic() - self.started - self.waited_s) * 1000
+        headers = {
+            "x-carril-variant": decision.variant,
+            "x-carril-exposure": decision.exposure,
+            "x-carril-cache": self.cache,
+            "x-carril-config": self.config_hash,
+            "x-carril-overhead-ms": f"{overhead_ms:.2f}",
+            "cache-control": "no-store",
+            "vary": "Authorization",
+        }
+        if self.model_sha256:
+            headers["x-carril-model"] = self.model_sha256[:12]
+        if decision.experiment is not None:
+            headers["x-carril-experiment"] = decision.experiment
+        return headers
+
+
+class Service:
+    """Runs requests.
+
+    Args:
+        generator: Makes generations from jobs.
+        events: Where outcomes go.
+        metrics: The gateway's series.
+    """
+
+    def __init__(self, generator: Generator, events: EventClient, metrics: GatewayMetrics) -> None:
+        self._generator = generator
+        self._events = events
+        self._metrics = metrics
+
+    async def complete(self, exchange: Exchange) -> dict[str, Any]:
+        """Return the body of a finished answer.
+
+        Raises:
+            RequestError: If any of the jobs fails.
+        """
+        self._enter(exchange)
+        try:
+            jobs = exchange.prepared.jobs
+            if len(jobs) == 1:
+                answers = [await self._finish(exchange, await self._generator.open(jobs[0]))]
+            else:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._run(exchange, job)) for job in jobs]
+                answers = [task.result() for task in tasks]
+        except ExceptionGroup as group_error:
+            error = _first_request_error(group_error)
+            self._leave(exchange, error)
+            raise error from group_error
+        except BaseException as error:
+            self._leave(exchange, error)
+            raise
+        text_only = exchange.prepared.text_only
+        shown = [
+            (answer, response_of(answer.text) if text_only else answer.text) for answer in answers
+        ]
+        body = self._renderer(exchange).complete(shown, exchange.fingerprint)
+        self._leave(exchange, None)
+        return body
+
+    async def open_stream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+        """Return the events of a stream, once its first token is there.
+
+        Raises:
+            RequestError: If it fails before the first token; later failures are events.
+        """
+        self._enter(exchange)
+        try:
+            generation = await self._generator.open(exchange.prepared.jobs[0])
+        except BaseException as error:
+            self._leave(exchange, error)
+            raise
+        self._note(exchange, generation)
+        return self._stream(exchange, generation)
+
+    async def _run(self, exchange: Exchange, job: Any) -> GenerationChunk:
+        return await self._finish(exchange, await self._generator.open(job))
+
+    async def _finish(self, exchange: Exchange, generation: Generation) -> GenerationChunk:
+        self._note(exchange, generation)
+        waiting = time.monotonic()
+        async with aclosing(generation.chunks()) as pieces:
+            chunks = [chunk async for chunk in pieces]
+        exchange.waited_s += time.monotonic() - waiting
+        answer = merge_chunks(chunks)
+        exchange.usages.append(answer.usage)
+        exchange.finish_reason = answer.finish_reason
+        return answer
+
+    async def _stream(
+        self, exchange: Exchange, generation: Generation
+    ) -> AsyncGenerator[bytes, None]:
+        renderer = self._renderer(exchange)
+        fingerprint = exchange.fingerprint
+        extractor = ResponseText() if exchange.prepared.text_only else None
+        failure: BaseException | None = None
+        raw: list[str] = []
+        last: GenerationChunk | None = None
+        try:
+            opening = renderer.opening(fingerprint)
+            if opening is not None:
+                yield sse(opening)
+            async with aclosing(generation.chunks()) as chunks:
+                async for chunk in chunks:
+                    last = chunk
+                    text = chunk.text
+                    if extractor is not None:
+                        raw.append(text)
+                        text = extractor.feed(text)
+                    event = renderer.piece(chunk, text, fingerprint)
+                    if event is not None:
+                        yield sse(event)
+            if last is None or last.finish_reason is None:
+                raise InternalError("the answer ended without a reason")
+            if extractor is not None and not extractor.found and last.text is not None:
+                event = renderer.piece(last, "".join(raw), fingerprint)
+                if event is not None:
+                    yield sse(event)
+            exchange.finish_reason = last.finish_reason
+            yield sse(renderer.closing(last.finish_reason, fingerprint))
+            if exchange.prepared.include_usage:
+                yield sse(renderer.usage(last.usage, fingerprint))
+            yield DONE
+        except RequestError as error:
+            failure = error
+            yield sse(error_body(error, exchange.request_id))
+        except Exception as error:  # the last barrier: a stream must not end without a word
+            logger.exception("stream failed", extra={"request_id": exchange.request_id})
+            failure = error
+            yield sse(error_body(InternalError("the stream failed"), exchange.request_id))
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if last is not None:
+                exchange.usages.append(last.usage)
+            await generation.close()
+            self._leave(exchange, failure)
+
+    def _note(self, exchange: Exchange, generation: Generation) -> None:
+        identity = generation.identity
+        exchange.model_sha256 = identity.model_sha256
+        exchange.fingerprint = identity.system_fingerprint
+        exchange.retries += generation.retries
+        exchange.waited_s += generation.waited_s
+        if not exchange.usages or _CACHE_RANK[generation.cache] > _CACHE_RANK[exchange.cache]:
+            exchange.cache = generation.cache
+        if exchange.ttft_s is None:
+            exchange.ttft_s = time.monotonic() - exchange.started
+
+    def _renderer(self, exchange: Exchange) -> ChatRenderer | CompletionRenderer:
+        kind = ChatRenderer if exchange.prepared.kind == "chat" else CompletionRenderer
+        return kind(exchange.inbound.inference_id, exchange.prepared.model, int(time.time()))
+
+    def _enter(self, exchange: Exchange) -> None:
+        decision = exchange.prepared.decision
+        self._metrics.requests.labels(decision.variant).inc()
+        self._metrics.active.labels(decision.variant).inc()
+        self._metrics.exposures.labels(
+            decision.experiment or "", decision.variant, decision.exposure
+        ).inc()
+
+    def _leave(self, exchange: Exchange, error: BaseException | None) -> None:
+        """Count and record how the request ended. Called exactly once per `_enter`."""
+        decision = exchange.prepared.decision
+        duration_s = time.monotonic() - exchange.started
+        status, code = _status_of(error)
+        metrics, variant = self._metrics, decision.variant
+        metrics.active.labels(variant).dec()
+        if status == "ok":
+            metrics.successes.labels(variant).inc()
+        elif status == "error":
+            metrics.errors.labels(variant, code).inc()
+        else:
+            metrics.errors.labels(variant, "client_disconnected").inc()
+        metrics.cache.labels(variant, exchange.cache).inc()
+        prompt = sum(usage.prompt_tokens for usage in exchange.usages)
+        completion = sum(usage.completion_tokens for usage in exchange.usages)
+        if exchange.cache != "hit" and exchange.usages:
+            metrics.duration_ms.labels(variant).observe(duration_s * 1000)
+            metrics.prompt_tokens.labels(variant).inc(prompt)
+            metrics.completion_tokens.labels(variant).inc(completion)
+            metrics.tokens.labels(variant).inc(prompt + completion)
+            if exchange.ttft_s is not None:
+                metrics.ttft_s.labels(variant).observe(exchange.ttft_s)
+        metrics.overhead_s.observe(max(0.0, duration_s - exchange.waited_s))
+        self._events.record(
+            Outcome(
+                inference_id=exchange.inbound.inference_id,
+                request_id=exchange.request_id,
+                finished_at=time.time(),
+                served_model=decision.served_model,
+                tenant=exchange.inbound.caller.tenant,
+                variant=variant,
+                experiment=decision.experiment,
+                version=decision.version,
+                unit=decision.unit,
+                exposure=decision.exposure,
+                status=status,
+                error_code=code or None,
+                cache=exchange.cache,
+                stream=exchange.prepared.stream,
+                finish_reason=exchange.finish_reason,
+                prompt_tokens=prompt if exchange.usages else None,
+                completion_tokens=completion if exchange.usages else None,
+                duration_s=duration_s,
+                ttft_s=exchange.ttft_s,
+                retries=exchange.retries,
+                config_hash=exchange.config_hash,
+                model_sha256=exchange.model_sha256,
+            )
+        )
+        logger.info(
+            "request",
+            extra={
+                "request_id": exchange.request_id,
+                "inference_id": exchange.inbound.inference_id,
+                "variant": variant,
+                "served_model": decision.served_model,
+                "exposure": decision.exposure,
+                "status": status,
+                "error_code": code or None,
+                "cache": exchange.cache,
+                "model_sha256": exchange.model_sha256[:12],
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "finish_reason": exchange.finish_reason,
+                "duration_ms": round(duration_s * 1000, 2),
+                "ttft_ms": round(exchange.ttft_s * 1000, 2) if exchange.ttft_s else None,
+                "retries": exchange.retries,
+            },
+        )
+
+
+def _status_of(error: BaseException | None) -> tuple[OutcomeStatus, str]:
+    if error is None:
+        return "ok", ""
+    if isinstance(error, RequestError):
+        return "error", error.code
+    if isinstance(error, Exception):
+        return "error", "internal_error"
+    return "aborted", ""  # cancelled, or closed by a client that left
+
+
+def _first_request_error(group: "ExceptionGroup[Exception]") -> RequestError:
+    for error in group.exceptions:
+        if isinstance(error, RequestError):
+            return error
+    logger.error("request failed", exc_info=group)
+    return InternalError("the request failed")

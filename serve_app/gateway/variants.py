@@ -1,0 +1,187 @@
+"""Calling a variant's model application: handle, known weights, and one retry."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+
+from serve_app.errors import (
+    InternalError,
+    ModelNotReady,
+    Overloaded,
+    ReplicaLost,
+    RequestError,
+)
+from serve_app.gateway.retry import RetryBudget
+from serve_app.model.calls import ModelCall, ModelIdentity, ModelState, ReplyBatch
+from serve_app.telemetry.merge import Family
+from serve_app.telemetry.metrics import GatewayMetrics
+
+logger = logging.getLogger(__name__)
+
+_LOST = (RayActorError, ReplicaUnavailableError, RequestCancelledError, grpc.aio.AioRpcError)
+"""What a call raises when its replica died or left while it held the request."""
+_CONTROL_TIMEOUT_S = 2.0
+
+
+class VariantClient:
+    """The way to one variant's replicas.
+
+    Args:
+        name: Name of the variant.
+        app: Serve application that serves it.
+        budget: Retry budget, shared by all variants of this gateway.
+        metrics: Counts retries.
+    """
+
+    def __init__(self, name: str, app: str, budget: RetryBudget, metrics: GatewayMetrics) -> None:
+        self.name = name
+        self.app = app
+        self._budget = budget
+        self._metrics = metrics
+        self._handle: Any = None  # Serve handles are untyped
+        self._unary: Any = None
+        self._stream: Any = None
+        self.states: list[ModelState] = []
+        self.identity: ModelIdentity | None = None
+        """Weights that answered or reported last; what cache lookups and exposures go by."""
+
+    async def call(self, call: ModelCall, *, stream: bool) -> AsyncGenerator[ReplyBatch, None]:
+        """Yield the reply; repeat the call once if its replica dies before the first token.
+
+        Args:
+            call: What to generate.
+            stream: Whether to ask for pieces; otherwise there is one batch.
+
+        Raises:
+            RequestError: What the replica raised, or that it could not be reached.
+        """
+        retries = 0
+        self._budget.enter()
+        try:
+            while True:
+                started = False
+                try:
+                    async for batch in self._attempt(call, stream=stream):
+                        started = True
+                        if batch.identity is not None:
+                            self.identity = batch.identity
+                        yield replace(batch, retries=retries)
+                    return
+                except (ReplicaLost, ModelNotReady) as error:
+                    if started or retries >= self._budget.config.max_retries:
+                        raise
+                    if not self._budget.try_begin():
+                        self._metrics.retries_refused.labels(self.name).inc()
+                        raise
+                    retries += 1
+                    self._metrics.retries.labels(self.name).inc()
+                    logger.warning(
+                        "request repeated",
+                        extra={
+                            "request_id": call.request.request_id,
+                            "variant": self.name,
+                            "reason": error.code,
+                        },
+                    )
+        finally:
+            self._budget.leave()
+            for _ in range(retries):
+                self._budget.end()
+
+    def adopt(self, other: "VariantClient") -> None:
+        """Take over connection and knowledge of another client to the same application."""
+        self._handle, self._unary, self._stream = other._handle, other._unary, other._stream
+        self.states, self.identity = other.states, other.identity
+
+    async def refresh(self) -> None:
+        """Ask every replica for its state; leaves the last known ones if nobody answers."""
+        try:
+            await self._connect()
+            responses = await self._handle.broadcast("state").results_async(
+                timeout_s=_CONTROL_TIMEOUT_S, return_exceptions=True
+            )
+        except (RayServeException, RayError, RequestError, TimeoutError):
+            self.states = []
+            return
+        self.states = [state for state in responses if isinstance(state, ModelState)]
+        identities = [state.identity for state in self.states if state.identity]
+        known = {identity.fingerprint for identity in identities}
+        if identities and (self.identity is None or self.identity.fingerprint not in known):
+            self.identity = identities[0]
+
+    async def metrics(self) -> list[list[Family]]:
+        """Return the series of every replica."""
+        try:
+            await self._connect()
+            responses = await self._handle.broadcast("metrics").results_async(
+                timeout_s=_CONTROL_TIMEOUT_S, return_exceptions=True
+            )
+        except (RayServeException, RayError, RequestError, TimeoutError):
+            return []
+        return [families for families in responses if isinstance(families, list)]
+
+    async def _connect(self) -> None:
+        if self._unary is not None:
+            return
+        try:
+            # Resolving a name is a blocking call to the controller.
+            handle = await asyncio.to_thread(serve.get_app_handle, self.app)
+        except RayServeException as error:
+            raise ModelNotReady(f"variant {self.name!r} is not deployed", None, 2.0) from error
+        self._handle = handle
+        self._unary = handle.options(method_name="generate")
+        self._stream = handle.options(method_name="stream", stream=True)
+
+    async def _attempt(self, call: ModelCall, *, stream: bool) -> AsyncGenerator[ReplyBatch, None]:
+        await self._connect()
+        try:
+            if not stream:
+                unary = self._unary.remote(call)
+                try:
+                    reply = await unary
+                except asyncio.CancelledError:
+                    unary.cancel()
+                    raise
+                yield reply
+                return
+            response = self._stream.remote(call)
+            finished = False
+            try:
+                async for batch in response:
+                    yield batch
+                finished = True
+            finally:
+                if not finished:
+                    response.cancel()
+        except RequestError:
+            raise
+        except BackPressureError as error:
+            raise Overloaded(
+                f"variant {self.name!r} has too many requests waiting", None, 1.0
+            ) from error
+        except DeploymentUnavailableError as error:
+            self._unary = self._stream = None
+            raise ModelNotReady(f"variant {self.name!r} is not available", None, 2.0) from error
+        except _LOST as error:
+            raise ReplicaLost(
+                "the model replica died while it held the request", None, 1.0
+            ) from error
+        except RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, RequestError):
+                raise cause from error
+            logger.exception("replica raised", extra={"request_id": call.request.request_id})
+            raise InternalError("the model replica failed on this request") from error

@@ -1,0 +1,1 @@
+"""Model replicas: verified files, loaded engines, hot swaps, the Serve deployment around them."""

@@ -1,0 +1,69 @@
+"""What the gateway sends to a model replica, and what comes back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serve_app.engines.protocol import GenerationChunk, GenerationRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCall:
+    """One request to a model replica.
+
+    Chats get the variant's system prompt and answer schema where the request brings none.
+    """
+
+    request: GenerationRequest
+    flight_key: str | None = None
+    """Identical calls in progress share one generation; None never shares."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelIdentity:
+    """Which weights, template and program answered."""
+
+    replica: str
+    engine: str
+    engine_version: str
+    model_name: str
+    model_sha256: str
+    """Hash of the model file; for engines without a file, of their configuration."""
+    fingerprint: str
+    """Hash of everything that can change an answer: weights, template, profile, engine."""
+    has_answer_schema: bool
+    config_hash: str
+
+    @property
+    def short(self) -> str:
+        """First 12 hex digits of the model hash, as in `x-carril-model`."""
+        return self.model_sha256[:12]
+
+    @property
+    def system_fingerprint(self) -> str:
+        """OpenAI's `system_fingerprint`: changes when the same seed may answer differently."""
+        return f"{self.engine}-{self.engine_version}-{self.fingerprint[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyBatch:
+    """Chunks that came together. The first batch of a reply says who answers."""
+
+    chunks: tuple[GenerationChunk, ...]
+    identity: ModelIdentity | None = None
+    joined: bool = False
+    """Whether the call shares another call's generation."""
+    retries: int = 0
+    """How often the gateway repeated the call before this reply; the replica leaves it 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """A model replica as `/readyz` shows it."""
+
+    replica: str
+    state: Literal["loading", "ready", "failed"]
+    identity: ModelIdentity | None
+    config_hash: str
+    """Configuration that is wanted; `identity.config_hash` is the one that serves."""
+    error: str | None
+    """Why the wanted configuration does not serve."""

@@ -1,0 +1,138 @@
+"""From a configuration to a loaded, warmed-up model."""
+
+import asyncio
+import hashlib
+import logging
+import time
+
+import orjson
+
+from serve_app import __version__
+from serve_app.config import ModelConfig, content_hash
+from serve_app.engines import echo
+from serve_app.engines.protocol import Engine, GenerationRequest, Message, SamplingParams
+from serve_app.errors import ConfigError
+from serve_app.model.calls import ModelIdentity
+from serve_app.model.files import VerifiedFile, check_unchanged, verify_model_file
+from serve_app.model.profile import Profile, load_profile
+from serve_app.model.slot import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+_WARMUP_TOKENS = 4
+
+
+async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
+    """Verify the file, load the engine and answer one warm-up request.
+
+    Nothing blocks the event loop: hashing and loading run in a worker thread.
+
+    Args:
+        config: What to load.
+        replica: Id of this replica, for the identity.
+
+    Raises:
+        ConfigError: If the file, the profile or the options cannot be used.
+    """
+    started = time.monotonic()
+    profile, file, engine = await _in_thread(config)
+    try:
+        identity = _identity(config, profile, file, engine, replica)
+        if config.warmup:
+            await _warm_up(engine, profile)
+    except BaseException:
+        await engine.close()
+        raise
+    logger.info(
+        "model loaded",
+        extra={
+            "model_sha256": identity.short,
+            "engine": identity.engine,
+            "duration_s": round(time.monotonic() - started, 3),
+        },
+    )
+    return LoadedModel(engine, identity, profile, config.heartbeat_timeout_s)
+
+
+async def _in_thread(config: ModelConfig) -> tuple[Profile, VerifiedFile | None, Engine]:
+    """Run `_load` in a thread; if the caller gives up, free what the thread still brings."""
+    loading = asyncio.create_task(asyncio.to_thread(_load, config))
+    try:
+        return await asyncio.shield(loading)
+    except asyncio.CancelledError:
+        loading.add_done_callback(_discard)
+        raise
+
+
+def _discard(loading: "asyncio.Task[tuple[Profile, VerifiedFile | None, Engine]]") -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        closing = asyncio.ensure_future(loading.result()[2].close())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+
+
+_CLOSING: set["asyncio.Future[None]"] = set()
+"""Keeps closing tasks from being collected before they ran."""
+
+
+def _load(config: ModelConfig) -> tuple[Profile, VerifiedFile | None, Engine]:
+    profile = load_profile(config.profile)
+    file = verify_model_file(config.model) if config.model and config.engine != "vllm" else None
+    engine: Engine
+    match config.engine:
+        case "echo":
+            engine = echo.load(config)
+        case "llama_cpp":
+            from serve_app.engines import llama_cpp
+
+            assert file is not None  # noqa: S101 (the configuration demands a file)
+            engine = llama_cpp.load(config, file.path, profile=profile)
+            check_unchanged(file)
+        case "vllm":
+            raise ConfigError("engine 'vllm' is not part of this build; use 'llama_cpp' or 'echo'")
+    return profile, file, engine
+
+
+def _identity(
+    config: ModelConfig,
+    profile: Profile,
+    file: VerifiedFile | None,
+    engine: Engine,
+    replica: str,
+) -> ModelIdentity:
+    info = engine.info
+    sha256 = file.sha256 if file else content_hash(config)
+    parts = (
+        sha256,
+        info.engine,
+        info.version,
+        info.template_sha256,
+        profile.sha256,
+        info.n_ctx,
+        config.llama_cpp.kv_type,
+        __version__,
+    )
+    return ModelIdentity(
+        replica=replica,
+        engine=info.engine,
+        engine_version=info.version,
+        model_name=info.model_name,
+        model_sha256=sha256,
+        fingerprint=hashlib.sha256(orjson.dumps(parts)).hexdigest(),
+        has_answer_schema=profile.answer_schema is not None,
+        config_hash=content_hash(config)[:12],
+    )
+
+
+async def _warm_up(engine: Engine, profile: Profile) -> None:
+    messages = [Message(role="user", content="hola")]
+    if profile.system_prompt:
+        messages.insert(0, Message(role="system", content=profile.system_prompt))
+    request = GenerationRequest(
+        request_id="warm-up",
+        messages=tuple(messages),
+        sampling=SamplingParams(max_tokens=_WARMUP_TOKENS, temperature=0),
+        json_schema=profile.answer_schema,
+    )
+    async for _ in engine.generate(request):
+        pass

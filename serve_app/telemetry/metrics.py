@@ -1,0 +1,220 @@
+"""Every metric of carril, declared once.
+
+The twelve `okla_llm_*` names are a contract with existing dashboards and keep their units; all
+others are `carril_*` in base units. Label values come from closed sets: variants, served models,
+error codes, cache states. Each process has a registry of its own; `merge` joins them.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import ClassVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from serve_app.engines.protocol import EngineStats
+from serve_app.model.calls import ModelState
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+DURATION_MS_BUCKETS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000)
+"""The 11 buckets of `okla_llm_response_duration_ms`."""
+TTFT_S_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+OVERHEAD_S_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+
+
+class GatewayMetrics:
+    """Series of one gateway replica."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        variant = ("variant",)
+        self._started = time.monotonic()
+        self.requests = Counter("okla_llm_requests", "Requests received.", variant, registry=r)
+        self.successes = Counter(
+            "okla_llm_requests_success", "Requests answered.", variant, registry=r
+        )
+        self.errors = Counter(
+            "okla_llm_requests_error",
+            "Requests that ended with an error, by its code.",
+            ("variant", "error_type"),
+            registry=r,
+        )
+        self.duration_ms = Histogram(
+            "okla_llm_response_duration_ms",
+            "Milliseconds from receipt to the last byte; answers from the cache are left out.",
+            variant,
+            buckets=DURATION_MS_BUCKETS,
+            registry=r,
+        )
+        self.tokens = Counter(
+            "okla_llm_tokens", "Prompt and completion tokens.", variant, registry=r
+        )
+        self.prompt_tokens = Counter(
+            "okla_llm_prompt_tokens", "Prompt tokens.", variant, registry=r
+        )
+        self.completion_tokens = Counter(
+            "okla_llm_completion_tokens", "Completion tokens.", variant, registry=r
+        )
+        self.active = Gauge(
+            "okla_llm_active_requests", "Requests in progress.", variant, registry=r
+        )
+        self.avg_response_ms = Gauge(
+            "okla_llm_avg_response_time_ms",
+            "Mean of okla_llm_response_duration_ms since the start of the replica.",
+            variant,
+            registry=r,
+        )
+        self.uptime = Gauge(
+            "okla_llm_uptime_seconds", "Seconds since the replica started.", variant, registry=r
+        )
+        self.ttft_s = Histogram(
+            "carril_ttft_seconds",
+            "Seconds from receipt to the first token.",
+            variant,
+            buckets=TTFT_S_BUCKETS,
+            registry=r,
+        )
+        self.overhead_s = Histogram(
+            "carril_overhead_seconds",
+            "Seconds spent in the gateway before the model was called.",
+            buckets=OVERHEAD_S_BUCKETS,
+            registry=r,
+        )
+        self.cache = Counter(
+            "carril_cache_events",
+            "Requests by what the response cache did: hit, miss, join, bypass.",
+            ("variant", "result"),
+            registry=r,
+        )
+        self.cache_entries = Gauge("carril_cache_entries", "Answers in the cache.", registry=r)
+        self.cache_bytes = Gauge("carril_cache_bytes", "Bytes of answers in the cache.", registry=r)
+        self.cache_tier_errors = Counter(
+            "carril_cache_tier_errors", "Failed calls to the shared cache tier.", registry=r
+        )
+        self.exposures = Counter(
+            "carril_exposures",
+            "Requests by exposure: enrolled, none, pinned.",
+            ("experiment", "variant", "exposure"),
+            registry=r,
+        )
+        self.retries = Counter(
+            "carril_retries", "Requests repeated on another replica.", variant, registry=r
+        )
+        self.retries_refused = Counter(
+            "carril_retries_refused", "Repeats that the retry budget forbade.", variant, registry=r
+        )
+        self.events_spooled = Counter(
+            "carril_events_spooled", "Events that went to the spool file.", registry=r
+        )
+        self.events_lost = Counter(
+            "carril_events_lost", "Events that could not be stored anywhere.", registry=r
+        )
+        self.config_refused = Counter(
+            "carril_config_refused", "Configurations that were refused.", registry=r
+        )
+        self.config_info = Gauge(
+            "carril_config_info", "1 for the configuration in force.", ("hash",), registry=r
+        )
+
+    def refresh(self, variants: list[str]) -> None:
+        """Update series that are derived at scrape time."""
+        for variant in variants:
+            self.uptime.labels(variant).set(time.monotonic() - self._started)
+            total = count = 0.0
+            for sample in self.duration_ms.labels(variant)._child_samples():
+                if sample.name == "_sum":
+                    total = sample.value
+                elif sample.name == "_count":
+                    count = sample.value
+            self.avg_response_ms.labels(variant).set(total / count if count else 0.0)
+
+
+class ModelMetrics:
+    """Series of one model replica. The gateway adds the `variant` label."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.loaded = Gauge("okla_llm_model_loaded", "1 if a model serves.", registry=r)
+        self.info = Gauge(
+            "okla_llm_model_info",
+            "1 for the model that serves.",
+            ("model", "sha256", "engine", "engine_version"),
+            registry=r,
+        )
+        self.load_failures = Counter(
+            "carril_model_load_failures", "Model loads that failed.", registry=r
+        )
+        self.swaps = Counter("carril_model_swaps", "Models put into service.", registry=r)
+        self.config_refused = Counter(
+            "carril_model_config_refused", "Configurations that were refused.", registry=r
+        )
+        self.wanted_served = Gauge(
+            "carril_model_config_current",
+            "1 if the wanted configuration serves, 0 while another one does.",
+            registry=r,
+        )
+        self.running = Gauge("carril_engine_running", "Requests being decoded.", registry=r)
+        self.waiting = Gauge("carril_engine_waiting", "Requests waiting for a slot.", registry=r)
+        self.kv_used = Gauge("carril_engine_kv_tokens", "KV cells in use.", registry=r)
+        self.kv_capacity = Gauge("carril_engine_kv_capacity_tokens", "KV cells.", registry=r)
+        self.heartbeat_age = Gauge(
+            "carril_engine_heartbeat_age_seconds",
+            "Seconds since the engine loop turned.",
+            registry=r,
+        )
+        self._engine = _EngineTotals()
+        r.register(self._engine)
+
+    def set_engine(self, stats: EngineStats, heartbeat_age_s: float) -> None:
+        """Copy an engine's counters."""
+        self.running.set(stats.running)
+        self.waiting.set(stats.waiting)
+        self.kv_used.set(stats.kv_tokens_used)
+        self.kv_capacity.set(stats.kv_tokens_capacity)
+        self.heartbeat_age.set(heartbeat_age_s)
+        self._engine.stats = stats
+
+    def set_state(self, state: ModelState) -> None:
+        """Copy the state that `/readyz` shows."""
+        identity = state.identity
+        self.loaded.set(1 if identity else 0)
+        self.wanted_served.set(
+            1 if identity and identity.config_hash == state.config_hash and not state.error else 0
+        )
+        self.info.clear()
+        if identity:
+            self.info.labels(
+                identity.model_name, identity.short, identity.engine, identity.engine_version
+            ).set(1)
+
+
+class _EngineTotals(Collector):
+    """Counters that the engine keeps itself."""
+
+    _TEXTS: ClassVar = {
+        "prompt_tokens_total": "Prompt tokens processed or reused.",
+        "cached_tokens_total": "Prompt tokens whose KV was reused.",
+        "completion_tokens_total": "Tokens generated.",
+        "steps_total": "Decode calls.",
+        "step_rows_total": "Rows over all decode calls.",
+        "cancelled_total": "Requests cancelled.",
+    }
+
+    def __init__(self) -> None:
+        self.stats = EngineStats()
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        for name, text in self._TEXTS.items():
+            yield CounterMetricFamily(
+                f"carril_engine_{name}", text, value=getattr(self.stats, name)
+            )
