@@ -28,6 +28,15 @@ class Monitoring(StrEnum):
     the planned size; much fewer on average, because clear effects stop early."""
 
 
+class NullVariance(StrEnum):
+    """Variance of a difference of rates if there is none."""
+
+    POOLED = "pooled"
+    """Of the rate pooled over the planned split, as the chi-squared test uses it."""
+    UNPOOLED = "unpooled"
+    """The same as under the alternative, as Wald, relative and sequential intervals use it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
     """What is decided before the first unit."""
@@ -175,18 +184,25 @@ def sample_size(
 
 
 def sample_size_proportions(
-    rate: float, mde: float, design: Design, *, effect: Effect = Effect.ABSOLUTE
+    rate: float,
+    mde: float,
+    design: Design,
+    *,
+    effect: Effect = Effect.ABSOLUTE,
+    null_variance: NullVariance = NullVariance.POOLED,
 ) -> SampleSize:
     """Return the units to find a change of a rate.
 
-    Null variance pooled over the planned split, alternative unpooled (the chi-squared test):
-    0.70 -> 0.75 at 80 % needs 1,251 per arm at 50/50.
+    The variance under the alternative is unpooled. 0.70 -> 0.75 at 80 % needs 2,502 units at 50/50
+    with the pooled null of the chi-squared test and 2,496 unpooled; at 90/10 it is 7,062 and
+    6,619, because a pooled rate sits near the large arm.
 
     Args:
         rate: Control rate in (0, 1).
         mde: Change to find, absolute (0.05 = five points) or relative (0.05 = five percent).
         design: Error rate, power, split, monitoring.
         effect: How `mde` is meant.
+        null_variance: Which test it is planned for.
 
     References:
         Fleiss, Levin, Paik (2003), "Statistical methods for rates and proportions", eq. 4.14,
@@ -203,7 +219,7 @@ def sample_size_proportions(
         rate * (1.0 - rate),
         treatment * (1.0 - treatment),
         design,
-        null_variance=pooled * (1.0 - pooled),
+        null_variance=(pooled * (1.0 - pooled) if null_variance is NullVariance.POOLED else None),
     )
 
 
