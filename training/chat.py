@@ -1,0 +1,84 @@
+"""Conversations as token ids: the chat template, written token by token, and which tokens to learn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from training.contract import system_prompt
+from training.data.generator import Message
+from training.tokenizer import BOS, EOT, HEADER_END, HEADER_START, special_id
+
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A tokenised conversation."""
+
+    ids: tuple[int, ...]
+    learn: tuple[bool, ...]
+    """Whether the model should learn to write the token; same length as `ids`."""
+
+
+class ChatEncoder:
+    """Encodes conversations as `chat_template.jinja` renders them.
+
+    Text of users is tokenised apart from the markup, so that a typed `<|eot_id|>` stays text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # Special tokens inside text must stay text; the markup is added by id below.
+        plain = Tokenizer.from_str(tokenizer.to_str())
+        plain.encode_special_tokens = True
+        self._tokenizer = plain
+        self._bos, self._start, self._end, self.eot_id = (
+            special_id(tokenizer, t) for t in (BOS, HEADER_START, HEADER_END, EOT)
+        )
+        self._break = self.text_ids("\n\n")
+        self.system_ids: tuple[int, ...] = (self._bos, *self._message("system", system_prompt()))
+        """What every conversation begins with."""
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the ids of plain text; nothing in it becomes a special token."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return system prompt, messages and the opening of the reply."""
+        turns = [token for m in messages for token in self._message(m.role, m.content)]
+        return [*self.system_ids, *turns, *self._header(ASSISTANT)]
+
+    def encode(self, messages: Sequence[Message], *, max_tokens: int) -> Encoded:
+        """Return a conversation for training, its oldest turns dropped until it fits.
+
+        Args:
+            messages: User and assistant in turns; the last one is the answer to learn.
+            max_tokens: Longest sequence.
+
+        Raises:
+            ValueError: If not even the last turn fits.
+        """
+        for first in range(0, len(messages) - 1, 2):
+            encoded = self._encode(messages[first:])
+            if len(encoded.ids) <= max_tokens:
+                return encoded
+        raise ValueError(f"The last turn does not fit into {max_tokens} tokens: {messages[-2]!r}")
+
+    def _encode(self, messages: Sequence[Message]) -> Encoded:
+        ids = list(self.system_ids)
+        learn = [False] * len(ids)
+        for message in messages:
+            # Earlier replies may be plain text, which the model must never write: only JSON is learnt.
+            is_target = message.role == ASSISTANT and message.content.startswith("{")
+            header = self._header(message.role)
+            body = [*self.text_ids(message.content.strip()), self.eot_id]
+            ids += header + body
+            learn += [False] * len(header) + [is_target] * len(body)
+        return Encoded(ids=tuple(ids), learn=tuple(learn))
+
+    def _message(self, role: str, content: str) -> list[int]:
+        return [*self._header(role), *self.text_ids(content.strip()), self.eot_id]
+
+    def _header(self, role: str) -> list[int]:
+        return [self._start, *self.text_ids(role), self._end, *self._break]

@@ -1,0 +1,111 @@
+"""One typed configuration for a whole training: data, tokenizer, network, optimiser."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.data.generator import DataConfig
+from training.errors import ConfigError
+
+K_QUANT_BLOCK = 256
+"""Row length of llama.cpp's K quants; other lengths silently become other types."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TokenizerConfig(_Config):
+    """Byte-level BPE."""
+
+    vocab_size: Annotated[int, Field(ge=300, multiple_of=8)] = 4096
+    """Special tokens included. A multiple of 8, which llama.cpp's repacked kernels need."""
+    n_conversations: Annotated[int, Field(gt=0)] = 8_000
+    """Conversations of every register that the merges are learnt from."""
+
+
+class ModelConfig(_Config):
+    """Shape of the Llama network."""
+
+    hidden_size: Annotated[int, Field(gt=0, multiple_of=K_QUANT_BLOCK)] = 256
+    intermediate_size: Annotated[int, Field(gt=0, multiple_of=K_QUANT_BLOCK)] = 768
+    n_layers: Annotated[int, Field(gt=0)] = 4
+    n_heads: Annotated[int, Field(gt=0)] = 4
+    n_kv_heads: Annotated[int, Field(gt=0)] = 2
+    context_length: Annotated[int, Field(gt=0)] = 1024
+    """Positions the GGUF declares; training sequences are shorter (`OptimConfig.max_tokens`)."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.n_heads or self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of n_heads {self.n_heads}, "
+                f"and that one of n_kv_heads {self.n_kv_heads}"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.n_heads
+
+
+class OptimConfig(_Config):
+    """AdamW with a warm-up and a cosine."""
+
+    n_steps: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)] = 16
+    """Conversations in one step."""
+    max_tokens: Annotated[int, Field(gt=0, le=4096)] = 512
+    """Longer conversations lose their oldest turns."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
+    final_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Learning rate at the last step as a share of the peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """For matrices; norms have none."""
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    checkpoint_every_steps: Annotated[int, Field(gt=0)] = 200
+
+
+class TrainConfig(_Config):
+    """Everything that decides the weights of a model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """File name of the model, for example `okla-v1`."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    """Semantic version."""
+    description: str
+    seed: int = 42
+    threads: Annotated[int, Field(gt=0)] = 2
+    """CPU threads. Part of the configuration: sums in another order give other weights."""
+    data: DataConfig
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig
+
+    def sha256(self) -> str:
+        """Return the hash of the configuration's canonical JSON."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a training configuration.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or breaks a rule; the message says which.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise ConfigError(f"Cannot read the training configuration {str(path)!r}: {err}") from err
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as err:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
+        raise ConfigError(f"Training configuration {str(path)!r}: {problems}") from err

@@ -1,0 +1,196 @@
+"""What the generator knows: intents, phrase patterns, slot vocabularies and reply templates, read from data files."""
+
+import hashlib
+import re
+import unicodedata
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+_DIR = Path(__file__).resolve().parent
+_SLOT = re.compile(r"\{(\w+)\}")
+_HELDOUT_SALT = "okla-heldout-v1"
+
+VEHICLE_SLOTS = ("make", "model", "make2", "model2")
+BODY_SLOTS = ("body", "un_body", "bodies")
+COMPUTED_SLOTS = ("phone", "gibberish")
+
+
+class CatalogError(ValueError):
+    """A data file of the generator contradicts itself; the message names the file's entry."""
+
+
+class Register(StrEnum):
+    """How a customer writes, from a letter to the street."""
+
+    FORMAL = "formal"
+    CASUAL = "casual"
+    STREET = "street"
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SignalSpec(_Data):
+    """Lead signals that an intent or a slot brings along; absent ones say nothing."""
+
+    urgency: Annotated[str, Field(pattern="^(none|low|medium|high)$")] = "none"
+    financing: bool = False
+    tradeIn: bool = False  # noqa: N815 - the names of the wire format, as in the data file
+    testDrive: bool = False  # noqa: N815
+    contactProvided: bool = False  # noqa: N815
+
+
+class IntentSpec(_Data):
+    """What a message with this intent means for the answer and the rest of the conversation."""
+
+    decorate: bool = True
+    """Whether a greeting may be put before it without changing what it means."""
+    handoff: bool = False
+    signals: SignalSpec = SignalSpec()
+    next: tuple[str, ...]
+    """Intents that usually follow."""
+
+
+class ReplySpec(_Data):
+    """Reply templates of one intent."""
+
+    quick: tuple[tuple[str, ...], ...]
+    formal: Annotated[tuple[str, ...], Field(min_length=2)]
+    street: Annotated[tuple[str, ...], Field(min_length=2)]
+
+
+class SlotSpec(_Data):
+    """Slot vocabularies."""
+
+    vehicles: tuple[tuple[str, str], ...]
+    """Make and model, bound together."""
+    bodies: tuple[tuple[str, str, str], ...]
+    """Body type bare, with its article, in the plural."""
+    values: dict[str, tuple[str, ...]]
+    decorations: dict[Register, tuple[str, ...]]
+
+
+class Pattern(NamedTuple):
+    """One hand-written way to say something."""
+
+    intent: str
+    register: Register
+    text: str
+    family: str
+    """Patterns that differ only in accents, case and punctuation share a family; families are split, not rows."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the slots, in order of appearance."""
+        return slots_of(self.text)
+
+    @property
+    def is_heldout(self) -> bool:
+        """Whether no phrasing of this family is ever trained on (12 % of families, by salted hash)."""
+        return int(_sha256(f"{_HELDOUT_SALT}:{self.family}")[:8], 16) % 100 < 12
+
+
+class Catalog(NamedTuple):
+    """Everything read from the data files."""
+
+    intents: dict[str, IntentSpec]
+    slot_signals: dict[str, SignalSpec]
+    patterns: tuple[Pattern, ...]
+    replies: dict[str, ReplySpec]
+    slots: SlotSpec
+
+
+class _IntentFile(_Data):
+    intents: dict[str, IntentSpec]
+    slot_signals: dict[str, SignalSpec]
+
+
+def slots_of(template: str) -> tuple[str, ...]:
+    """Return the names of the slots of a template, in order of appearance."""
+    return tuple(_SLOT.findall(template))
+
+
+@cache
+def intent_names() -> tuple[str, ...]:
+    """Return the intents in the order of the answer schema: the one list everything derives from."""
+    return tuple(_intent_file().intents)
+
+
+@cache
+def load_catalog() -> Catalog:
+    """Read and cross-check all data files.
+
+    Raises:
+        CatalogError: If files disagree about intents, slots or the meaning of a phrase.
+    """
+    intent_file = _intent_file()
+    replies = {k: ReplySpec.model_validate(v) for k, v in _read_mapping("replies.yaml").items()}
+    slots = SlotSpec.model_validate(_read_mapping("slots.yaml"))
+    names = set(intent_file.intents)
+    if set(replies) != names:
+        raise CatalogError(f"replies.yaml and intents.yaml differ: {set(replies) ^ names}")
+    for name, spec in intent_file.intents.items():
+        if unknown := set(spec.next) - names:
+            raise CatalogError(f"intents.yaml: {name!r} is followed by unknown intents {unknown}")
+    patterns = tuple(p for intent in intent_file.intents for p in _read_patterns(intent))
+    _check_patterns(patterns, known_slots={*slots.values, *VEHICLE_SLOTS, *BODY_SLOTS, *COMPUTED_SLOTS})
+    return Catalog(intent_file.intents, intent_file.slot_signals, patterns, replies, slots)
+
+
+def catalog_sha256() -> str:
+    """Return one hash over all data files of the generator."""
+    files = sorted([*_DIR.glob("*.yaml"), *(_DIR / "patterns").glob("*.yaml")])
+    lines = [f"{_sha256(f.read_text(encoding='utf-8'))}  {f.name}" for f in files]
+    return _sha256("\n".join(lines))
+
+
+def normalise(text: str) -> str:
+    """Return `text` without accents, case, punctuation and runs of spaces."""
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    kept = "".join(c if c.isalnum() or c in "{}_" else " " for c in decomposed if c.isascii())
+    return " ".join(kept.split()) or text
+
+
+def _check_patterns(patterns: tuple[Pattern, ...], *, known_slots: set[str]) -> None:
+    owner: dict[str, str] = {}
+    for pattern in patterns:
+        if unknown := set(pattern.slots) - known_slots:
+            raise CatalogError(f"{pattern.intent}: unknown slots {unknown} in {pattern.text!r}")
+        if owner.setdefault(pattern.family, pattern.intent) != pattern.intent:
+            other = owner[pattern.family]
+            raise CatalogError(f"{pattern.text!r} is in both {other} and {pattern.intent}")
+
+
+def _read_patterns(intent: str) -> list[Pattern]:
+    raw = _read_mapping(f"patterns/{intent}.yaml")
+    if unknown := set(raw) - set(Register):
+        raise CatalogError(f"patterns/{intent}.yaml: unknown registers {unknown}")
+    seen: dict[str, Pattern] = {}
+    for register in Register:
+        for line in str(raw[register]).splitlines():
+            text = line.strip()
+            family = _sha256(normalise(text))[:12]
+            if text:
+                seen.setdefault(f"{family}{text}", Pattern(intent, register, text, family))
+    return list(seen.values())
+
+
+def _intent_file() -> _IntentFile:
+    return _IntentFile.model_validate(_read_mapping("intents.yaml"))
+
+
+def _read_mapping(name: str) -> dict[str, object]:
+    raw = yaml.safe_load((_DIR / name).read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise CatalogError(f"{name} must hold a mapping, not {type(raw).__name__}")
+    return raw
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""Writes a dataset with its manifest, and reads it back."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from training.data.catalog import catalog_sha256
+from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, Split, generate
+
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+
+class SplitInfo(BaseModel):
+    """One file of a dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    sha256: str
+    n_conversations: int
+    n_families: int
+    per_intent: dict[str, int]
+
+
+class DatasetManifest(BaseModel):
+    """What a dataset is, by hashes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    sha256: str
+    """Over the hashes of the files, in the order of `splits`."""
+    catalog_sha256: str
+    config: DataConfig
+    splits: dict[str, SplitInfo]
+
+
+def dataset_sha256(hashes: Iterable[str]) -> str:
+    """Return the hash of a dataset from the hashes of its files, in order."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
+    """Generate every split below `out_dir` and write `manifest.json` last.
+
+    Args:
+        config: What the dataset is made of.
+        out_dir: Folder for `train.jsonl`, `heldout.jsonl` and `manifest.json`; created when missing.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    infos = {split: _write_split(list(generate(config, split)), split, out_dir) for split in SPLITS}
+    manifest = DatasetManifest(
+        schema_version=SCHEMA_VERSION,
+        sha256=dataset_sha256(info.sha256 for info in infos.values()),
+        catalog_sha256=catalog_sha256(),
+        config=config,
+        splits=dict(infos),
+    )
+    write_text(out_dir / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, with the same bytes on every system."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_bytes(text.encode())
+    os.replace(temporary, path)
+
+
+def _write_split(conversations: list[Conversation], split: Split, out_dir: Path) -> SplitInfo:
+    name = f"{split}.jsonl"
+    text = "".join(f"{c.to_json()}\n" for c in conversations)
+    write_text(out_dir / name, text)
+    counts = Counter(c.intent for c in conversations)
+    return SplitInfo(
+        file=name,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        n_conversations=len(conversations),
+        n_families=len({c.family for c in conversations}),
+        per_intent=dict(sorted(counts.items())),
+    )
+
+
+def manifest_summary(manifest: DatasetManifest) -> str:
+    """Return the manifest as one JSON document for a command's standard output."""
+    return json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False)

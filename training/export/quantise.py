@@ -1,0 +1,49 @@
+"""Q4_K_M that is really Q4_K: the types are read back from the written file."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import gguf
+
+from training.errors import ExportError
+from training.export.llama_runtime import quantise_q4_k_m
+
+Q4_K_M_TYPES = frozenset({"F32", "Q4_K", "Q6_K"})
+"""What the recipe uses where every row is a multiple of 256: norms F32, some matrices Q6_K, the others Q4_K."""
+
+
+def quantise(source: Path, target: Path, *, threads: int = 2) -> dict[str, int]:
+    """Quantise a file to Q4_K_M and return how many tensors have which type.
+
+    The target appears only after its types were checked.
+
+    Raises:
+        ExportError: If llama.cpp fails, or fell back to another type for any tensor.
+    """
+    temporary = target.with_suffix(".tmp")
+    quantise_q4_k_m(source, temporary, threads=threads)
+    try:
+        counts = check_types(temporary, Q4_K_M_TYPES)
+    except ExportError:
+        temporary.unlink()
+        raise
+    os.replace(temporary, target)
+    return counts
+
+
+def check_types(path: Path, allowed: frozenset[str]) -> dict[str, int]:
+    """Return the number of tensors of each type.
+
+    Raises:
+        ExportError: If a tensor has a type that is not allowed, or a matrix was left unquantised.
+    """
+    tensors = gguf.GGUFReader(path).tensors
+    wrong = {
+        t.name: t.tensor_type.name
+        for t in tensors
+        if t.tensor_type.name not in allowed or (t.tensor_type.name == "F32" and len(t.shape) > 1)
+    }
+    if wrong:
+        raise ExportError(f"{path.name}: quantisation fell back for {wrong}; allowed: {sorted(allowed)}")
+    return dict(sorted(Counter(t.tensor_type.name for t in tensors).items()))

@@ -1,0 +1,94 @@
+"""A byte-level BPE tokenizer that llama.cpp reproduces token for token."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from training.config import TokenizerConfig
+from training.contract import system_prompt
+from training.data.generator import DataConfig, generate
+from training.errors import TrainingError
+
+BOS = "<|begin_of_text|>"
+EOS = "<|end_of_text|>"
+HEADER_START = "<|start_header_id|>"
+HEADER_END = "<|end_header_id|>"
+EOT = "<|eot_id|>"
+SPECIAL_TOKENS = (BOS, EOS, HEADER_START, HEADER_END, EOT)
+
+ROLES = ("system", "user", "assistant")
+
+GGUF_PRE = "llama-bpe"
+"""llama.cpp's name of the split below; it also looks a whole piece up before it merges (`ignore_merges`)."""
+
+LLAMA_BPE_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_tokenizer(config: TokenizerConfig, *, seed: int) -> Tokenizer:
+    """Learn the merges from conversations of every register, the same for every model version.
+
+    Raises:
+        TrainingError: If the corpus has too few distinct words for the vocabulary.
+    """
+    return _train(_corpus(config, seed), config.vocab_size)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer that `save_tokenizer` wrote."""
+    return Tokenizer.from_file(str(path))
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> str:
+    """Write a tokenizer and return the SHA-256 of the file."""
+    text = tokenizer.to_str(pretty=True)
+    path.write_text(text, encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """Return the id of a special token.
+
+    Raises:
+        TrainingError: If the tokenizer does not have it.
+    """
+    token_id: int | None = tokenizer.token_to_id(token)
+    if token_id is None:
+        raise TrainingError(f"The tokenizer has no token {token!r}")
+    return token_id
+
+
+def _train(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_BPE_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    learnt = tokenizer.get_vocab_size()
+    if learnt != vocab_size:
+        raise TrainingError(f"The corpus gives {learnt} tokens, vocab_size asks for {vocab_size}")
+    return tokenizer
+
+
+def _corpus(config: TokenizerConfig, seed: int) -> Iterator[str]:
+    """Yield what the model reads and writes, one message at a time."""
+    # The prompt and the headers are in every conversation: their words should be single tokens.
+    yield from [system_prompt(), *(f"{role}\n\n" for role in ROLES)] * 200
+    data = DataConfig(seed=seed, n_train=config.n_conversations)
+    for conversation in generate(data, "train"):
+        for message in conversation.messages:
+            yield message.content

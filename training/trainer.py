@@ -1,0 +1,214 @@
+"""The training loop: resumable, deterministic, and it says when it will be done."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from training.batches import BatchPlan
+from training.chat import Encoded
+from training.config import OptimConfig, TrainConfig
+from training.errors import TrainingError
+from training.network import batch_loss, build_network, count_learnt, make_deterministic
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    n_steps: int
+    loss: float
+    """Nats per learnt token, averaged over the steps since the last report."""
+    tokens_per_second: float
+    eta_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """A trained network and what it took."""
+
+    network: LlamaForCausalLM
+    final_loss: float
+    """Nats per learnt token over the last 5 % of the steps."""
+    tokens_seen: int
+    wall_s: float
+    """Seconds of this process; a resumed training counts from the resumption."""
+
+
+def learning_rate_at(step: int, config: OptimConfig) -> float:
+    """Return the learning rate of a step: linear warm-up, then a cosine to `final_rate_ratio`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    span = max(1, config.n_steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - config.warmup_steps) / span)))
+    floor = config.final_rate_ratio
+    return config.learning_rate * (floor + (1 - floor) * cosine)
+
+
+def train(
+    config: TrainConfig,
+    examples: Sequence[Encoded],
+    *,
+    prefix: tuple[int, ...],
+    out_dir: Path,
+    on_progress: Callable[[Progress], None],
+) -> TrainResult:
+    """Train from scratch, or go on from the checkpoint in `out_dir`.
+
+    Args:
+        config: The configuration; a checkpoint of another one is refused.
+        examples: The encoded training split.
+        prefix: Token ids that open every conversation.
+        out_dir: Folder of the checkpoint.
+        on_progress: Called after every tenth step and at the end.
+
+    Raises:
+        TrainingError: If the checkpoint belongs to another configuration, or the loss is not finite.
+    """
+    make_deterministic(config.seed, config.threads)
+    network = build_network(config)
+    optimizer = _optimizer(network, config.optim)
+    checkpoint = out_dir / CHECKPOINT
+    state = _LoopState()
+    if checkpoint.exists():
+        state = _restore(checkpoint, config, network, optimizer)
+        logger.info("Resuming at step %d", state.step)
+    plan = BatchPlan(examples, batch_size=config.optim.batch_size, seed=config.seed, pad_id=0)
+    started = time.monotonic()
+    reported_at, reported_tokens = started, state.tokens_seen
+    network.train()
+    while state.step < config.optim.n_steps:
+        _train_step(network, optimizer, plan, prefix, config.optim, state)
+        if state.step % config.optim.checkpoint_every_steps == 0:
+            _save(checkpoint, config, network, optimizer, state)
+        if state.step % 10 == 0 or state.step == config.optim.n_steps:
+            now = time.monotonic()
+            rate = (state.tokens_seen - reported_tokens) / max(1e-9, now - reported_at)
+            left = config.optim.n_steps - state.step
+            tokens_per_step = state.tokens_seen / state.step
+            eta_s = left * tokens_per_step / max(rate, 1e-9)
+            on_progress(Progress(step=state.step, n_steps=config.optim.n_steps,
+                                 loss=_mean(state.losses[-10:]), tokens_per_second=rate,
+                                 eta_s=eta_s))  # fmt: skip
+            reported_at, reported_tokens = now, state.tokens_seen
+    network.eval()
+    tail = max(1, config.optim.n_steps // 20)
+    return TrainResult(
+        network=network,
+        final_loss=_mean(state.losses[-tail:]),
+        tokens_seen=state.tokens_seen,
+        wall_s=time.monotonic() - started,
+    )
+
+
+@torch.inference_mode()
+def mean_loss(
+    network: LlamaForCausalLM,
+    examples: Sequence[Encoded],
+    *,
+    prefix: tuple[int, ...],
+    batch_size: int = 16,
+) -> float:
+    """Return the cross-entropy in nats per learnt token over a dataset."""
+    plan = BatchPlan(examples, batch_size=min(batch_size, len(examples)), seed=0, pad_id=0)
+    total, n_learnt = 0.0, 0
+    for index in range(len(examples) // min(batch_size, len(examples))):
+        batch = plan.batch(index)
+        total += float(batch_loss(network, batch, prefix=prefix))
+        n_learnt += count_learnt(batch)
+    return total / n_learnt
+
+
+@dataclass(slots=True)
+class _LoopState:
+    step: int = 0
+    tokens_seen: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+def _train_step(
+    network: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    plan: BatchPlan,
+    prefix: tuple[int, ...],
+    config: OptimConfig,
+    state: _LoopState,
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(state.step, config)
+    batch = plan.batch(state.step)
+    loss = batch_loss(network, batch, prefix=prefix) / count_learnt(batch)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    state.tokens_seen += batch.n_tokens
+    state.losses.append(value)
+
+
+def _optimizer(network: LlamaForCausalLM, config: OptimConfig) -> torch.optim.AdamW:
+    parameters = list(network.parameters())
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+
+
+def _save(
+    path: Path,
+    config: TrainConfig,
+    network: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    state: _LoopState,
+) -> None:
+    temporary = path.with_suffix(".tmp")
+    content = {
+        "config_sha256": config.sha256(),
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": state.step,
+        "tokens_seen": state.tokens_seen,
+        "losses": state.losses,
+    }
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def _restore(
+    path: Path,
+    config: TrainConfig,
+    network: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+) -> _LoopState:
+    content = torch.load(path, weights_only=True)
+    if content["config_sha256"] != config.sha256():
+        raise TrainingError(
+            f"{str(path)!r} is a checkpoint of another configuration; use another --out or remove it"
+        )
+    network.load_state_dict(content["network"])
+    optimizer.load_state_dict(content["optimizer"])
+    return _LoopState(content["step"], content["tokens_seen"], content["losses"])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
