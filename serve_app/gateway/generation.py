@@ -45,8 +45,8 @@ class Generation:
     identity: ModelIdentity
     cache: CacheState
     retries: int
-    waited_s: float
-    """Seconds spent waiting for the model (or for another request's generation)."""
+    called_at: float | None
+    """Monotonic time at which the model (or a running generation) was asked; None for a hit."""
     first: tuple[GenerationChunk, ...]
     _rest: AsyncGenerator[GenerationChunk, None] | None = field(default=None, repr=False)
 
@@ -101,7 +101,7 @@ class Generator:
                 identity=cached.identity,
                 cache="hit",
                 retries=0,
-                waited_s=0.0,
+                called_at=None,
                 first=(_for_reader(cached.chunk),),
             )
         called_at = time.monotonic()
@@ -129,7 +129,7 @@ class Generator:
             identity=head.identity,
             cache="join" if joined or head.joined else state,
             retries=head.retries,
-            waited_s=time.monotonic() - called_at,
+            called_at=called_at,
             first=head.chunks,
             _rest=_until(listener, job.deadline_at),
         )

@@ -27,13 +27,12 @@ from serve_app.errors import (
 from serve_app.gateway.active import Active
 from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
+from serve_app.gateway.edge import MAX_REQUEST_ID_CHARS
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
 from serve_app.gateway.service import Exchange
 from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
 
 logger = logging.getLogger(__name__)
-
-_MAX_REQUEST_ID_CHARS = 128
 
 
 class GatewayState(Protocol):
@@ -215,10 +214,10 @@ def _request_id(request: Request) -> str:
     given = request.headers.get("x-request-id")
     if given is None:
         request.state.request_id = _new_id()
-    elif len(given) > _MAX_REQUEST_ID_CHARS or not given.isascii() or not given.isprintable():
+    elif len(given) > MAX_REQUEST_ID_CHARS or not given.isascii() or not given.isprintable():
         request.state.request_id = _new_id()
         raise InvalidField(
-            f"x-request-id must be at most {_MAX_REQUEST_ID_CHARS} printable ASCII characters",
+            f"x-request-id must be at most {MAX_REQUEST_ID_CHARS} printable ASCII characters",
             "x-request-id",
         )
     else:

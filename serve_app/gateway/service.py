@@ -32,7 +32,10 @@ class Exchange:
     request_id: str
     config_hash: str
     started: float = field(default_factory=time.monotonic)
-    waited_s: float = 0.0
+    first_call: float | None = None
+    """Monotonic time at which the first of the request's jobs went to a model."""
+    last_reply: float = 0.0
+    """Monotonic time of the last word from a model so far."""
     ttft_s: float | None = None
     cache: CacheState = "bypass"
     model_sha256: str = ""
@@ -40,6 +43,18 @@ class Exchange:
     retries: int = 0
     finish_reason: str | None = None
     usages: list[Usage] = field(default_factory=list)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds during which a model, not the gateway, had the request."""
+        return 0.0 if self.first_call is None else self.last_reply - self.first_call
+
+    def model_wait(self, called_at: float | None) -> None:
+        """Note that a model has had the request since `called_at`, until now."""
+        if called_at is None:
+            return
+        self.first_call = called_at if self.first_call is None else min(self.first_call, called_at)
+        self.last_reply = time.monotonic()
 
     def headers(self) -> dict[str, str]:
         """Return the headers that explain the decision."""
@@ -125,10 +140,9 @@ class Service:
 
     async def _finish(self, exchange: Exchange, generation: Generation) -> GenerationChunk:
         self._note(exchange, generation)
-        waiting = time.monotonic()
         async with aclosing(generation.chunks()) as pieces:
             chunks = [chunk async for chunk in pieces]
-        exchange.waited_s += time.monotonic() - waiting
+        exchange.model_wait(generation.called_at)
         answer = merge_chunks(chunks)
         exchange.usages.append(answer.usage)
         exchange.finish_reason = answer.finish_reason
@@ -189,7 +203,7 @@ class Service:
         exchange.model_sha256 = identity.model_sha256
         exchange.fingerprint = identity.system_fingerprint
         exchange.retries += generation.retries
-        exchange.waited_s += generation.waited_s
+        exchange.model_wait(generation.called_at)
         if not exchange.usages or _CACHE_RANK[generation.cache] > _CACHE_RANK[exchange.cache]:
             exchange.cache = generation.cache
         if exchange.ttft_s is None:

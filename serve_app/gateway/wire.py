@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from serve_app.errors import (
     ClientError,
@@ -193,7 +194,7 @@ def parse_completion(raw: dict[str, Any]) -> CompletionBody:
         raise _translate(error) from None
 
 
-_UNION_BRANCH = re.compile(r"^(str|tuple\[.*|function-.*|list\[.*)$")
+_UNION_BRANCH = re.compile(r"^(str|tuple\[.*|function-.*|list\[.*|constrained-.*)$")
 _ALLOWED_VALUES = {
     "n": "1: send one request per answer",
     "best_of": "1",
@@ -204,8 +205,7 @@ _ALLOWED_VALUES = {
 
 def _translate(error: ValidationError) -> ClientError:
     """Turn the first fault into an OpenAI error that names the field, the value and the fix."""
-    faults = sorted(error.errors(), key=lambda item: (item["type"] == "missing", len(item["loc"])))
-    fault = faults[0]
+    fault = _root_fault(error.errors())
     path = [str(part) for part in fault["loc"] if not _UNION_BRANCH.match(str(part))]
     param = ".".join(path) or None
     field = path[0] if path else "body"
@@ -228,6 +228,22 @@ def _translate(error: ValidationError) -> ClientError:
     kind = InvalidSchema if field == "response_format" else InvalidField
     reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return kind(f"{param} is {shown}: {reason}", param)
+
+
+def _root_fault(faults: list[ErrorDetails]) -> ErrorDetails:
+    """Pick the fault to report: unknown fields first, then the one that caused the others."""
+
+    def rank(fault: ErrorDetails) -> tuple[bool, bool, bool, int]:
+        # A list whose items are all refused is also reported as too short.
+        consequence = fault["type"] == "too_short" and any(
+            other["loc"][: len(fault["loc"])] == fault["loc"] and other is not fault
+            for other in faults
+        )
+        # Of a union's branches, the one that got furthest is the one that was meant.
+        missing = fault["type"] == "missing"
+        return (consequence, fault["type"] != "extra_forbidden", missing, -len(fault["loc"]))
+
+    return min(faults, key=rank)
 
 
 def _show(value: object) -> str:
