@@ -24,7 +24,7 @@ from serve_app.errors import (
     error_body,
 )
 
-MAX_REQUEST_ID_CHARS = 128
+_MAX_REQUEST_ID_CHARS = 128
 
 _REMOVED = frozenset(
     {
@@ -100,17 +100,23 @@ def _checked(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
                 f"header {name[:64].decode('utf-8', 'replace')!r} is not valid UTF-8",
                 name[:64].decode("utf-8", "replace"),
             ) from None
-        if shown == "x-request-id" and not _is_safe_id(text):
-            raise InvalidField(
-                f"x-request-id must be 1 to {MAX_REQUEST_ID_CHARS} printable ASCII characters",
-                "x-request-id",
-            )
+        if shown == "x-request-id" and not is_safe_id(text):
+            raise unsafe_request_id()
         kept.append((key, value))
     return kept
 
 
-def _is_safe_id(text: str) -> bool:
-    return 0 < len(text) <= MAX_REQUEST_ID_CHARS and text.isascii() and text.isprintable()
+def is_safe_id(text: str) -> bool:
+    """Return whether a request id can be logged and echoed."""
+    return 0 < len(text) <= _MAX_REQUEST_ID_CHARS and text.isascii() and text.isprintable()
+
+
+def unsafe_request_id() -> InvalidField:
+    """Return the error for a request id that cannot."""
+    return InvalidField(
+        f"x-request-id must be 1 to {_MAX_REQUEST_ID_CHARS} printable ASCII characters",
+        "x-request-id",
+    )
 
 
 def _error_for(status: int) -> RequestError:

@@ -17,7 +17,6 @@ from serve_app import __version__
 from serve_app.errors import (
     ClientError,
     InternalError,
-    InvalidField,
     MethodNotAllowed,
     ModelNotReady,
     RequestError,
@@ -27,7 +26,7 @@ from serve_app.errors import (
 from serve_app.gateway.active import Active
 from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
-from serve_app.gateway.edge import MAX_REQUEST_ID_CHARS
+from serve_app.gateway.edge import is_safe_id, unsafe_request_id
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
 from serve_app.gateway.service import Exchange
 from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
@@ -212,21 +211,18 @@ def _request_id(request: Request) -> str:
         InvalidField: If the client sent one that could not be logged and echoed safely.
     """
     given = request.headers.get("x-request-id")
-    if given is None:
-        request.state.request_id = _new_id()
-    elif len(given) > MAX_REQUEST_ID_CHARS or not given.isascii() or not given.isprintable():
-        request.state.request_id = _new_id()
-        raise InvalidField(
-            f"x-request-id must be at most {MAX_REQUEST_ID_CHARS} printable ASCII characters",
-            "x-request-id",
-        )
-    else:
-        request.state.request_id = given
+    request.state.request_id = given if given is not None and is_safe_id(given) else _new_id()
+    if given is not None and request.state.request_id != given:
+        raise unsafe_request_id()
     return str(request.state.request_id)
 
 
 def _safe_request_id(request: Request) -> str:
-    return str(getattr(request.state, "request_id", None) or _new_id())
+    known = getattr(request.state, "request_id", None)
+    given = request.headers.get("x-request-id", "")
+    if known is None and is_safe_id(given):
+        known = given
+    return str(known or _new_id())
 
 
 def _model(name: str) -> dict[str, Any]:

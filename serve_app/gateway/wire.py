@@ -231,17 +231,17 @@ def _translate(error: ValidationError) -> ClientError:
 
 
 def _root_fault(faults: list[ErrorDetails]) -> ErrorDetails:
-    """Pick the fault to report: unknown fields first, then the one that caused the others."""
+    """Pick the fault to report: the one that caused the others."""
 
-    def rank(fault: ErrorDetails) -> tuple[bool, bool, bool, int]:
+    def rank(fault: ErrorDetails) -> tuple[bool, int, int]:
         # A list whose items are all refused is also reported as too short.
         consequence = fault["type"] == "too_short" and any(
             other["loc"][: len(fault["loc"])] == fault["loc"] and other is not fault
             for other in faults
         )
+        order = {"literal_error": 0, "extra_forbidden": 1, "missing": 3}.get(fault["type"], 2)
         # Of a union's branches, the one that got furthest is the one that was meant.
-        missing = fault["type"] == "missing"
-        return (consequence, fault["type"] != "extra_forbidden", missing, -len(fault["loc"]))
+        return (consequence, order, -len(fault["loc"]))
 
     return min(faults, key=rank)
 
