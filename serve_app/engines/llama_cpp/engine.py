@@ -33,7 +33,7 @@ from serve_app.engines.protocol import (
     GenerationRequest,
     Message,
 )
-from serve_app.errors import CarrilError, EngineFailed, Overloaded
+from serve_app.errors import CarrilError, ConfigError, EngineFailed, InvalidSchema, Overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +98,20 @@ class LlamaCppEngine:
         self._prompter = Prompter(self._vocabulary, template, n_ctx=config.n_ctx)
         self._grammars = GrammarStore(model, self._vocabulary)
         n_threads = thread_count(options.n_threads)
-        context = Context(
-            model,
-            context_size(config, model),
-            n_threads=n_threads,
-            kv_type=options.kv_type,
-            flash_attention=options.flash_attention,
-        )
+        try:
+            self._grammars.start()
+            if profile and profile.answer_schema:
+                self._compile_profile(profile.answer_schema)
+            context = Context(
+                model,
+                context_size(config, model),
+                n_threads=n_threads,
+                kv_type=options.kv_type,
+                flash_attention=options.flash_attention,
+            )
+        except BaseException:
+            self._grammars.close()
+            raise
         self._lock = threading.Lock()
         self._n_live = 0
         self._request_s = _FIRST_GUESS_S
@@ -208,6 +215,12 @@ class LlamaCppEngine:
         self._loop.join()
         self._grammars.close()
         self._model.close()
+
+    def _compile_profile(self, schema: str) -> None:
+        try:
+            self._grammars.compile(schema)
+        except InvalidSchema as error:
+            raise ConfigError(f"answer schema of the profile: {error}") from error
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:

@@ -1,12 +1,14 @@
 """Grammars at decode time: one token is checked, and only if it fails the whole vocabulary is."""
 
 import ctypes
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.engines.llama_cpp.binding import library
+from serve_app.engines.llama_cpp.text import is_utf8_start, unfinished_tail
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.errors import InvalidSchema
 
@@ -16,6 +18,8 @@ CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)
 
 class Grammar:
     """A compiled grammar; each answer walks through a clone of it.
+
+    It is freed with its last reference: the store may drop it while requests still wait with it.
 
     Args:
         gbnf: Grammar text with a rule `root`. It must have passed the check in the helper process.
@@ -31,18 +35,13 @@ class Grammar:
         self._vocabulary = vocabulary
         self._sampler = self._lib.llama_sampler_init_grammar(vocab_handle, gbnf.encode(), b"root")
         if not self._sampler:
-            # NOTE: a NULL sampler in a chain is a segmentation fault, so it must never get further.
+            # NOTE: a NULL sampler in a chain is a segmentation fault, so it must get no further.
             raise InvalidSchema("the JSON schema does not compile to a grammar", "response_format")
+        weakref.finalize(self, self._lib.llama_sampler_free, self._sampler).atexit = False
 
     def start(self) -> "GrammarWalk":
         """Return the state of one answer."""
         return GrammarWalk(self._lib.llama_sampler_clone(self._sampler), self._vocabulary)
-
-    def close(self) -> None:
-        """Free the grammar; walks that have begun are independent of it."""
-        if self._sampler:
-            self._lib.llama_sampler_free(self._sampler)
-            self._sampler = None
 
 
 class GrammarWalk:
@@ -53,12 +52,15 @@ class GrammarWalk:
         self._sampler = sampler
         self._unsafe = vocabulary.unsafe_in_grammar
         self._unsafe_ids = vocabulary.unsafe_in_grammar_ids
+        self._pieces = vocabulary.pieces
         self._eog = next(iter(vocabulary.eog), None)
+        self._unfinished = b""
+        """Bytes of a character that the last tokens have begun."""
         self._one = (self._lib.llama_token_data * 1)()
 
     def allows(self, token: int) -> bool:
         """Tell whether a token may come next."""
-        if token in self._unsafe:
+        if token in self._unsafe or not self._continues_text(token):
             return False
         self._one[0].id = token
         self._one[0].logit = 0.0
@@ -69,6 +71,7 @@ class GrammarWalk:
     def accept(self, token: int) -> None:
         """Step over a token. It must be allowed: llama.cpp ends the process otherwise."""
         self._lib.llama_sampler_accept(self._sampler, token)
+        self._unfinished = unfinished_tail(self._unfinished + self._pieces[token])
 
     @property
     def complete(self) -> bool:
@@ -86,7 +89,15 @@ class GrammarWalk:
         array = candidate_array(self._lib, candidates)
         self._lib.llama_sampler_apply(self._sampler, ctypes.byref(array))
         allowed: NDArray[Any] = candidates[np.isfinite(candidates["logit"])]
+        if self._unfinished:
+            fits = [self._continues_text(int(token)) for token in allowed["id"]]
+            allowed = allowed[np.array(fits, dtype=bool)]
         return allowed
+
+    def _continues_text(self, token: int) -> bool:
+        # llama.cpp counts any continuation byte as good, so that a character could come out as
+        # several U+FFFD and a string longer than its schema allows.
+        return not self._unfinished or is_utf8_start(self._unfinished + self._pieces[token])
 
     def close(self) -> None:
         """Free the state."""

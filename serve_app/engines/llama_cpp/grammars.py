@@ -1,13 +1,22 @@
-"""Compiled grammars of one model, by schema."""
+"""Compiled grammars of one model, by schema: checked once, kept for the next request."""
+
+import asyncio
+import hashlib
+import threading
+from collections import OrderedDict
 
 from serve_app.engines.llama_cpp.grammar import Grammar
+from serve_app.engines.llama_cpp.grammar_checker import GrammarChecker
 from serve_app.engines.llama_cpp.model import Model
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
+from serve_app.engines.schema import compile_schema
 from serve_app.errors import InvalidSchema
+
+_MAX_ENTRIES = 64
 
 
 class GrammarStore:
-    """Hands out grammars.
+    """Hands out grammars; the least recently used goes first. Refusals are remembered too.
 
     Args:
         model: Open model.
@@ -17,14 +26,66 @@ class GrammarStore:
     def __init__(self, model: Model, vocabulary: Vocabulary) -> None:
         self._model = model
         self._vocabulary = vocabulary
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, Grammar | str] = OrderedDict()
+        self._checker = GrammarChecker(model.path)
 
     async def get(self, schema: str) -> Grammar:
-        """Return the grammar of a schema.
+        """Return the grammar of a schema, without blocking the event loop.
 
         Raises:
-            InvalidSchema: Always, until the compiler is there.
+            InvalidSchema: If the schema is outside the subset, or does not compile.
         """
-        raise InvalidSchema(f"schemas are not supported yet ({len(schema)} bytes)")
+        known = self._known(_key(schema))
+        if known is not None:
+            return known
+        return await asyncio.to_thread(self.compile, schema)
+
+    def compile(self, schema: str) -> Grammar:
+        """Return the grammar of a schema. Blocking.
+
+        Raises:
+            InvalidSchema: If the schema is outside the subset, or does not compile.
+        """
+        key = _key(schema)
+        known = self._known(key)
+        if known is not None:
+            return known
+        try:
+            gbnf = compile_schema(schema)
+            self._checker.check(gbnf)
+            grammar = Grammar(gbnf, self._vocabulary, self._model.vocab)
+        except InvalidSchema as error:
+            self._remember(key, error.message)
+            raise
+        self._remember(key, grammar)
+        return grammar
+
+    def start(self) -> None:
+        """Start the helper process, so that the first schema does not wait for it."""
+        self._checker.start()
 
     def close(self) -> None:
-        """Free everything."""
+        """End the helper process and forget all grammars."""
+        self._checker.close()
+        with self._lock:
+            self._entries.clear()
+
+    def _known(self, key: bytes) -> Grammar | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+        if isinstance(entry, str):
+            raise InvalidSchema(entry, "response_format")
+        return entry
+
+    def _remember(self, key: bytes, entry: Grammar | str) -> None:
+        with self._lock:
+            self._entries[key] = entry
+            while len(self._entries) > _MAX_ENTRIES:
+                self._entries.popitem(last=False)
+
+
+def _key(schema: str) -> bytes:
+    return hashlib.sha256(schema.encode("utf-8", "replace")).digest()

@@ -65,11 +65,25 @@ def is_utf8_fragment(data: bytes) -> bool:
     start = 0
     while start < min(3, len(data)) and data[start] & 0xC0 == 0x80:
         start += 1
+    return is_utf8_start(data[start:])
+
+
+def is_utf8_start(data: bytes) -> bool:
+    """Tell whether bytes could be the start of valid UTF-8, cut anywhere."""
     try:
-        codecs.getincrementaldecoder("utf-8")("strict").decode(data[start:])
+        codecs.getincrementaldecoder("utf-8")("strict").decode(data)
     except UnicodeDecodeError:
         return False
     return True
+
+
+def unfinished_tail(data: bytes) -> bytes:
+    """Return the bytes of a last character that is not whole; `data` starts valid UTF-8."""
+    if data.isascii():
+        return b""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    decoder.decode(data)
+    return decoder.getstate()[0]
 
 
 def _overlap(text: str, stop: str) -> int:
