@@ -93,6 +93,8 @@ def cluster_environment(
         **loopback_environment(token_path),
         CLUSTER_ID_VARIABLE: cluster_id,
         "CARRIL_HOME": str(home),
+        # Serve reads headers before the application does; this layer checks them first.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:middlewares",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
     }
