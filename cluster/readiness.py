@@ -67,9 +67,8 @@ def _judge_readyz(config: ServeConfig, readyz: Mapping[str, Any]) -> Verdict:
     gateway_hash = next(expected[name] for name in config.gateways)
     waiting: list[str] = []
     for replica in _items(readyz.get("gateways")):
-        failure = _refused(replica, gateway_hash, "the gateway")
-        if failure is not None:
-            return Verdict(failure=failure)
+        if replica.get("error"):
+            return Verdict(failure=_refused("the gateway", replica))
         if replica.get("config") != gateway_hash:
             waiting.append(f"gateway {replica.get('replica')}: old config")
     if readyz.get("config") != gateway_hash and not waiting:
@@ -81,15 +80,14 @@ def _judge_readyz(config: ServeConfig, readyz: Mapping[str, Any]) -> Verdict:
             if not replicas:
                 waiting.append(f"{target.app}: no replica yet")
             for replica in replicas:
-                failure = _refused(replica, expected[target.app], f"application {target.app!r}")
-                if failure is not None:
-                    return Verdict(failure=failure)
+                # An error that belongs to an earlier config does not count against this one.
+                current = replica.get("wanted_config") in (expected[target.app], _INVALID)
+                if replica.get("error") and current:
+                    return Verdict(failure=_refused(f"application {target.app!r}", replica))
                 if replica.get("config") != expected[target.app]:
                     waiting.append(f"{target.app}: old config")
                 elif replica.get("state") != "ready":
                     waiting.append(f"{target.app}: {replica.get('state')}")
-                elif not _runs_wanted_file(config, target.app, replica):
-                    waiting.append(f"{target.app}: loading the new model")
     done = not waiting and readyz.get("status") == "ready"
     if not done and not waiting:
         waiting.append(f"gateway: {readyz.get('status')}")
@@ -105,18 +103,9 @@ def app_message(app: Mapping[str, Any]) -> str:
     return "\n".join(text.strip() for text in texts if text.strip()) or "no message"
 
 
-def _refused(replica: Mapping[str, Any], wanted: str, who: str) -> str | None:
-    error = replica.get("error")
-    # An error that belongs to an earlier config does not count against this one.
-    if error and replica.get("config") in (wanted, _INVALID):
-        return f"{who} refuses the new config and keeps the old one: {error}"
-    return None
-
-
-def _runs_wanted_file(config: ServeConfig, app: str, replica: Mapping[str, Any]) -> bool:
-    wanted = config.models[app].model
-    loaded = str(replica.get("model_sha256") or "")
-    return wanted is None or (bool(loaded) and wanted.sha256.startswith(loaded))
+def _refused(who: str, replica: Mapping[str, Any]) -> str:
+    kept = "keeps the old one" if replica.get("config") else "has no other"
+    return f"{who} refuses the new config and {kept}: {replica['error']}"
 
 
 def _replica_counts(app: Mapping[str, Any]) -> str:

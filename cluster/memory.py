@@ -1,0 +1,80 @@
+"""How much memory a config needs, against what the machine has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.gguf_header import HeaderError, read_shape
+from cluster.validate import ServeConfig
+from serve_app.config import ModelConfig
+
+BASE_BYTES = 1_700 << 20
+"""Ray's head, Serve's controller and proxy, two gateway replicas: measured at rest."""
+_REPLICA_BYTES = 250 << 20
+"""A model replica's interpreter, libraries and scratch buffers, without weights and cache."""
+_MAX_KV_BYTES = 2 << 30
+"""Bound of one engine's attention cache, as in `serve_app.engines.llama_cpp.capacity`."""
+_BYTES_PER_VALUE = {"f16": 2.0, "q8_0": 34 / 32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryNeed:
+    """An estimate; pages of a model file that two replicas map are counted once."""
+
+    steady_bytes: int
+    swap_bytes: int
+    """On top while the largest model is exchanged, when old and new are both loaded."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most that is needed at once."""
+        return self.steady_bytes + self.swap_bytes
+
+
+def memory_need(config: ServeConfig, model_bytes: Mapping[str, int]) -> MemoryNeed:
+    """Estimate the memory of a config.
+
+    Args:
+        config: The config.
+        model_bytes: Size of each application's model file.
+    """
+    weights: dict[str, int] = {}
+    replicas = 0
+    largest = 0
+    for app, model in config.models.items():
+        size = model_bytes.get(app, 0)
+        cache = kv_bytes(model)
+        count = _replica_count(config.raw, app)
+        if model.model is not None:
+            weights[model.model.sha256] = size
+        replicas += count * (_REPLICA_BYTES + cache)
+        largest = max(largest, size + cache)
+    return MemoryNeed(
+        steady_bytes=BASE_BYTES + sum(weights.values()) + replicas, swap_bytes=largest
+    )
+
+
+def kv_bytes(model: ModelConfig) -> int:
+    """Return the attention cache of one engine, 0 where the file does not tell."""
+    if model.engine != "llama_cpp" or model.model is None:
+        return 0
+    try:
+        shape = read_shape(Path(model.model.path))
+    except HeaderError:
+        return 0
+    token = shape.kv_token_bytes(_BYTES_PER_VALUE[model.llama_cpp.kv_type])
+    return max(model.n_ctx * token, min(model.n_ctx * (model.n_slots + 1) * token, _MAX_KV_BYTES))
+
+
+def gib(size_bytes: int) -> str:
+    """Return a size as a person reads it."""
+    return f"{size_bytes / 2**30:.1f} GiB"
+
+
+def _replica_count(raw: Mapping[str, Any], app: str) -> int:
+    for item in raw["applications"]:
+        if item["name"] == app:
+            counts = [d.get("num_replicas", 1) for d in item.get("deployments") or []]
+            return max((count for count in counts if isinstance(count, int)), default=1)
+    return 1
