@@ -15,6 +15,7 @@ from experiments.stats.comparison import (
     one_sided_bounds,
 )
 from experiments.stats.distributions import log_beta
+from experiments.stats.errors import TooFewUnits
 from experiments.stats.moments import ProportionStats
 
 _BISECTIONS = 100
@@ -94,13 +95,18 @@ def compare(
     Returns:
         The absolute comparison; method `bernoulli_exact`, `always_valid`; `standard_error` is the
         unpooled one, for information only.
+
+    Raises:
+        TooFewUnits: If an arm is empty.
     """
+    for name, arm in (("control", control), ("treatment", treatment)):
+        if arm.n == 0:
+            raise TooFewUnits(f"the {name} arm is empty; a comparison needs units in both arms")
     low_a, high_a = rate_interval(control, alpha=alpha / 2.0, mixture=mixture)
     low_b, high_b = rate_interval(treatment, alpha=alpha / 2.0, mixture=mixture)
-    rate_a = control.estimate if control.n else math.nan
-    rate_b = treatment.estimate if treatment.n else math.nan
+    rate_a, rate_b = control.estimate, treatment.estimate
     lower, upper = one_sided_bounds(alternative, low_b - high_a, high_b - low_a)
-    variance = sum(arm.variance / arm.n for arm in (control, treatment) if arm.n)
+    variance = sum(arm.variance / arm.n for arm in (control, treatment))
     return Comparison(
         effect=rate_b - rate_a,
         ci_lower=lower,
@@ -139,8 +145,6 @@ def _p_value(
     alternative: Alternative,
     mixture: BetaMixture,
 ) -> float:
-    if control.n == 0 or treatment.n == 0:
-        return 1.0
     difference = treatment.estimate - control.estimate
     wrong_way = (alternative is Alternative.GREATER and difference <= 0) or (
         alternative is Alternative.LESS and difference >= 0

@@ -1,0 +1,211 @@
+"""Simulated experiments: what a method's promises are worth on traffic like ours.
+
+Sessions of 1-11 correlated requests are assigned by the real hash, looked at every so many
+sessions, and judged by the default method and by the habits it replaces. With no effect the shares
+of "significant" runs are false-positive rates; with one they are power.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.assignment import Allocation, assign
+from experiments.stats.comparison import check_alpha
+from experiments.stats.distributions import norm_isf
+from experiments.stats.sequential import MIN_UNITS_PER_ARM, critical_value
+
+_CHUNK = 200
+"""Runs simulated at once; bounds memory to about 100 MB at 4,000 sessions."""
+
+ALWAYS_VALID = "always_valid_peeking"
+FIXED = "fixed_horizon_once"
+FIXED_PEEKING = "fixed_horizon_peeking"
+PER_REQUEST = "per_request_once"
+PER_REQUEST_PEEKING = "per_request_peeking"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationPlan:
+    """What is simulated."""
+
+    runs: int = 1000
+    """Simulated experiments."""
+    sessions: int = 2000
+    """Sessions of both arms at the horizon."""
+    look_every: int = 50
+    """Sessions between looks."""
+    rate: float = 0.7
+    """Success rate of a request in control, in (0, 1)."""
+    effect: float = 0.0
+    """Added to the rate in treatment; 0 is an A/A test."""
+    icc: float = 0.3
+    """Intra-class correlation of the requests of a session, in [0, 1)."""
+    max_requests: int = 11
+    """Requests per session are uniform on 1..max_requests."""
+    treatment_percent: float = 50.0
+    alpha: float = 0.05
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        if min(self.runs, self.sessions, self.look_every, self.max_requests) < 1:
+            raise ValueError("runs, sessions, look_every and max_requests must be 1 or more")
+        if self.look_every > self.sessions:
+            raise ValueError(
+                f"look_every is {self.look_every}; allowed: up to sessions = {self.sessions}"
+            )
+        if not 0.0 <= self.icc < 1.0:
+            raise ValueError(f"icc is {self.icc!r}; allowed: 0 up to below 1")
+        for name, value in (("rate", self.rate), ("rate + effect", self.rate + self.effect)):
+            if not 0.0 < value < 1.0:
+                raise ValueError(f"{name} is {value!r}; allowed: above 0 and below 1")
+        if not 0.0 < self.treatment_percent < 100.0:
+            raise ValueError(
+                f"treatment_percent is {self.treatment_percent!r}; allowed: between 0 and 100"
+            )
+
+
+class MethodResult(NamedTuple):
+    """How one method did."""
+
+    significant: float
+    """Share of runs in which an effect was claimed."""
+    standard_error: float
+    """Monte-Carlo standard error of that share."""
+    sessions_to_stop: float
+    """Mean sessions at which a run stopped, the horizon if it claimed nothing."""
+
+
+def simulate(plan: SimulationPlan) -> dict[str, MethodResult]:
+    """Run the simulation.
+
+    Methods: the default confidence sequence with session-level delta variance at every look; the
+    same variance with the fixed-horizon critical value, once and at every look; and requests taken
+    as independent, once and at every look. Looks start when both arms have the burn-in of the
+    confidence sequence.
+
+    Args:
+        plan: What to simulate. The same plan gives the same numbers.
+
+    Returns:
+        Result per method name.
+    """
+    rng = np.random.Generator(np.random.PCG64(plan.seed))
+    claimed: dict[str, list[NDArray[np.bool_]]] = {}
+    stopped: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, plan.runs, _CHUNK):
+        size = min(_CHUNK, plan.runs - start)
+        for name, (hit, at) in _chunk(plan, rng, start, size).items():
+            claimed.setdefault(name, []).append(hit)
+            stopped.setdefault(name, []).append(at)
+    result = {}
+    for name, parts in claimed.items():
+        share = float(np.concatenate(parts).mean())
+        error = math.sqrt(share * (1.0 - share) / plan.runs)
+        result[name] = MethodResult(share, error, float(np.concatenate(stopped[name]).mean()))
+    return result
+
+
+def _chunk(
+    plan: SimulationPlan, rng: np.random.Generator, start: int, size: int
+) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+    treated = _assignment(plan, start)
+    requests, successes = _traffic(plan, rng, treated, size)
+    ends = np.arange(plan.look_every, plan.sessions + 1, plan.look_every)
+    if ends[-1] != plan.sessions:
+        ends = np.append(ends, plan.sessions)
+    arms = [_sums(successes, requests, treated == flag, ends) for flag in (False, True)]
+    n_a, n_b = (np.cumsum(treated == flag)[ends - 1] for flag in (False, True))
+    ready = np.minimum(n_a, n_b) >= min(MIN_UNITS_PER_ARM, plan.sessions // 4)
+    ends, n_a, n_b = ends[ready], n_a[ready], n_b[ready]
+    (rate_a, var_a, naive_a), (rate_b, var_b, naive_b) = (
+        _moments({key: value[:, ready] for key, value in arm.items()}, n)
+        for arm, n in zip(arms, (n_a, n_b), strict=True)
+    )
+    difference = rate_b - rate_a
+    z = np.abs(difference) / np.sqrt(var_a + var_b)  # (runs, looks)
+    naive = np.abs(difference) / np.sqrt(naive_a + naive_b)
+    fixed = norm_isf(plan.alpha / 2.0)
+    boundary = np.array(
+        [critical_value(float(n), alpha=plan.alpha, n_star=float(plan.sessions)) for n in ends]
+    )
+    return {
+        ALWAYS_VALID: _first(z > boundary, ends),
+        FIXED: _first(z[:, -1:] > fixed, ends[-1:]),
+        FIXED_PEEKING: _first(z > fixed, ends),
+        PER_REQUEST: _first(naive[:, -1:] > fixed, ends[-1:]),
+        PER_REQUEST_PEEKING: _first(naive > fixed, ends),
+    }
+
+
+def _assignment(plan: SimulationPlan, start: int) -> NDArray[np.bool_]:
+    """Assign the sessions of a chunk by the hash that serves traffic, shape (sessions,).
+
+    Runs of a chunk share the assignment; given it, their outcomes are independent.
+    """
+    treatment = round(plan.treatment_percent, 2)
+    percent = {"control": round(100.0 - treatment, 2), "treatment": treatment}
+    allocation = Allocation.from_percent(percent, control="control")
+    salt = f"simulation-{plan.seed}-{start}"
+    return np.array(
+        [
+            assign(f"session-{i}", allocation, salt=salt).variant == "treatment"
+            for i in range(plan.sessions)
+        ]
+    )
+
+
+def _traffic(
+    plan: SimulationPlan, rng: np.random.Generator, treated: NDArray[np.bool_], size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw requests and successes per session, each of shape (size, sessions).
+
+    A beta-binomial with a + b = 1 / icc - 1 has that intra-class correlation.
+    """
+    shape = (size, plan.sessions)
+    requests = rng.integers(1, plan.max_requests, size=shape, endpoint=True)
+    rate = np.broadcast_to(np.where(treated, plan.rate + plan.effect, plan.rate), shape)
+    if plan.icc > 0:
+        mass = 1.0 / plan.icc - 1.0
+        rate = rng.beta(rate * mass, (1.0 - rate) * mass)
+    successes = rng.binomial(requests, rate)
+    return requests.astype(np.float64), successes.astype(np.float64)
+
+
+def _sums(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    ends: NDArray[np.int64],
+) -> dict[str, NDArray[np.float64]]:
+    """Sum the sufficient statistics of one arm up to each look, each of shape (runs, looks)."""
+    products = {"x": x, "y": y, "xx": x * x, "xy": x * y, "yy": y * y}
+    return {key: np.cumsum(value * mask, axis=1)[:, ends - 1] for key, value in products.items()}
+
+
+def _moments(
+    sums: dict[str, NDArray[np.float64]], n: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return rate, delta-method variance and per-request variance of the rate, (runs, looks).
+
+    The delta variance is that of `ratio.RatioStats`, in arrays.
+    """
+    rate = sums["x"] / sums["y"]
+    v_x = sums["xx"] - sums["x"] ** 2 / n
+    v_y = sums["yy"] - sums["y"] ** 2 / n
+    c_xy = sums["xy"] - sums["x"] * sums["y"] / n
+    spread = np.maximum(v_x - 2.0 * rate * c_xy + rate**2 * v_y, 1e-300)
+    delta = spread / (n - 1) * n / sums["y"] ** 2
+    naive = np.maximum(rate * (1.0 - rate), 1e-300) / sums["y"]
+    return rate, delta, naive
+
+
+def _first(
+    crossed: NDArray[np.bool_], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    hit = np.asarray(crossed.any(axis=1))
+    at = np.where(hit, ends[np.argmax(crossed, axis=1)], ends[-1])
+    return hit, at.astype(np.float64)
