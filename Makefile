@@ -42,7 +42,7 @@ check: install ## Format, lint, types and layers; about a minute
 bench: install native ## Measure added latency and throughput
 	$(BIN)/pytest -m benchmark -s $(PYTEST_ARGS) tests/benchmarks
 
-lock: install ## Rewrite requirements/*.lock with the newest versions that pyproject.toml allows
+lock: install ## Bring requirements/*.lock up to pyproject.toml; UPGRADE=1 takes the newest versions
 	@echo "resolving base.lock (a few minutes: every hash is looked up)"
 	@$(COMPILE) --generate-hashes --extra dev -o requirements/base.lock pyproject.toml requirements/native.in
 	@echo "resolving training.lock"
@@ -53,7 +53,7 @@ lock: install ## Rewrite requirements/*.lock with the newest versions that pypro
 	@! grep -nE '^(nvidia|cuda|triton)' requirements/training.lock \
 		|| { echo "error: training.lock asks for GPU libraries; resolve it where torch's CPU build is offered"; exit 1; }
 
-COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --strip-extras \
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet $(if $(UPGRADE),--upgrade) --strip-extras \
 	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 clean: ## Remove the environment and caches of tools (not var/, not compiled wheels)
@@ -79,6 +79,7 @@ $(BASE_STAMP): | $(BIN)/python
 	@$(BIN)/python -m cluster.install_lock requirements/base.lock
 	@# Without isolation: the lock's own setuptools builds the link, and nothing is fetched.
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m cluster.ray_commands
 	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/base-* && touch $@
 
 $(TRAINING_STAMP): $(BASE_STAMP)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.errors import infrastructure
 from cluster.home import carril_home, ray_token_path
 from cluster.local_cluster import ClusterRecord
 
@@ -27,6 +28,7 @@ def resolve(
     *,
     dashboard_url: str | None = None,
     http_url: str | None = None,
+    guess: bool = True,
     environ: Mapping[str, str] = os.environ,
 ) -> Connection:
     """Find the cluster.
@@ -34,12 +36,22 @@ def resolve(
     Args:
         dashboard_url: Given on the command line, e.g. of a cluster elsewhere.
         http_url: Given on the command line.
+        guess: Whether to take Ray's default address where no cluster is known. A command that
+            changes something must not: it might change a stranger's.
         environ: `RAY_DASHBOARD_ADDRESS` and `CARRIL_URL` come second.
+
+    Raises:
+        CommandError: If no cluster is known and none may be guessed.
     """
     record = ClusterRecord.load(carril_home(environ))
     chosen = dashboard_url or environ.get("RAY_DASHBOARD_ADDRESS")
     if record is not None and chosen not in (None, record.dashboard_url):
         record = None
+    if record is None and chosen is None and not guess:
+        raise infrastructure(
+            f"no cluster was started here ({carril_home(environ)})",
+            "start one with: carril up; or name one with --address",
+        )
     local_dashboard = record.dashboard_url if record else DEFAULT_DASHBOARD_URL
     local_http = record.http_url if record else DEFAULT_HTTP_URL
     return Connection(

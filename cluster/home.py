@@ -6,8 +6,10 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-_MAX_RAY_TEMP_CHARS = 44
+_MAX_RAY_CHARS = 45
 """A Unix socket path has 107 characters; Ray appends up to 62 of its own to the directory."""
+_MAX_HAPROXY_CHARS = 29
+"""HAProxy takes 97; Serve appends a 56-digit node id and `admin.sock`."""
 
 
 def carril_home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -26,16 +28,13 @@ def record_path(home: Path) -> Path:
 
 
 def ray_temp_dir(home: Path) -> Path:
-    """Return Ray's directory for sessions, logs and sockets.
+    """Return Ray's directory for sessions, logs and sockets."""
+    return _short(home, "ray", _MAX_RAY_CHARS)
 
-    It lies under the home, or where that path is too long for a socket, in the system's temporary
-    directory under a name derived from the home.
-    """
-    inside = home / "ray"
-    if len(str(inside)) <= _MAX_RAY_TEMP_CHARS:
-        return _private(inside)
-    digest = hashlib.sha256(str(home).encode()).hexdigest()[:8]
-    return _private(Path("/tmp") / f"carril-{os.getuid()}-{digest}")  # noqa: S108 (0700, owner checked)
+
+def haproxy_dir(home: Path) -> Path:
+    """Return the directory of HAProxy's configuration and sockets."""
+    return _private(_short(home, "h", _MAX_HAPROXY_CHARS))
 
 
 def ray_token_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -56,6 +55,17 @@ def ensure_ray_token(path: Path) -> None:
         return
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
+
+
+def _short(home: Path, name: str, max_chars: int) -> Path:
+    """Return a private directory: under the home, or where sockets in it would get too long a path,
+    in the system's temporary directory under a name derived from the home."""
+    inside = run_dir(home) / name
+    if len(str(inside)) <= max_chars:
+        return inside
+    digest = hashlib.sha256(str(home).encode()).hexdigest()[:6]
+    # Ray opens its own directory to everybody, so it lies in one that is closed.
+    return _private(Path("/tmp") / f"carril-{os.getuid()}-{digest}") / name  # noqa: S108 (0700)
 
 
 def _private(path: Path) -> Path:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.home import ray_temp_dir
+from cluster.home import haproxy_dir, ray_temp_dir
 
 LOOPBACK = "127.0.0.1"
 _HAPROXY_WRAPPER = Path(__file__).with_name("haproxy_loopback.sh")
@@ -86,6 +86,8 @@ def cluster_environment(
         # Under memory pressure Ray kills the newest worker of the largest group, not Serve's
         # controller.
         "RAY_worker_killing_policy_by_group": "true",
+        # Ray runs its workers at the lowest priority but four; ours answer people.
+        "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "30",
     }
@@ -99,8 +101,7 @@ def cluster_environment(
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports.fallback_grpc),
     }
     if haproxy is not None:
-        sockets = ray_temp_dir(home) / "haproxy"
-        sockets.mkdir(mode=0o700, exist_ok=True)
+        sockets = haproxy_dir(home)
         fixed |= {
             "CARRIL_HAPROXY": str(haproxy),
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(_HAPROXY_WRAPPER),

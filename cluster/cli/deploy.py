@@ -30,7 +30,7 @@ def run(
         CommandError: If it was refused or did not become ready; what served before goes on.
     """
     config = load_serve_config(config_path)
-    connection = resolve(dashboard_url=address, http_url=url)
+    connection = resolve(dashboard_url=address, http_url=url, guess=False)
     with ServeApi(connection.dashboard_url, token=connection.token) as api:
         details = api.details()
         with step("Checking model files") as progress:
