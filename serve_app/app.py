@@ -6,9 +6,13 @@ Nothing operational is an argument here: arguments restart replicas, `user_confi
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 
 from serve_app.gateway.replica import GatewayReplica
 from serve_app.model.replica import ModelReplica
+
+_QUIET = LoggingConfig(enable_access_log=False)
+"""carril writes a log line per request itself, with what Serve does not know."""
 
 
 class NoArgs(BaseModel):
@@ -30,6 +34,7 @@ def build_gateway(_args: NoArgs) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=120,
         max_surge_percent=100,
+        logging_config=_QUIET,
     )(serve.ingress()(GatewayReplica))
     return deployment.bind()
 
@@ -46,5 +51,6 @@ def build_model(_args: NoArgs) -> Application:
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=120,
+        logging_config=_QUIET,
     )(ModelReplica)
     return deployment.bind()

@@ -82,9 +82,9 @@ class Flight(Generic[T]):
 
 
 class Boarding(NamedTuple, Generic[T]):
-    """A flight, and whether it was running already."""
+    """A stream to listen to, and whether it was running already."""
 
-    flight: Flight[T]
+    stream: AsyncGenerator[T, None]
     joined: bool
 
 
@@ -111,15 +111,15 @@ class FlightTable(Generic[T]):
             start: Returns the stream; called only if there is no flight to join.
         """
         if key is None:
-            return Boarding(Flight(start()), joined=False)
+            return Boarding(start(), joined=False)
         self._expire()
         flight = self._flights.get(key)
         if flight is not None and not flight.abandoned and (not flight.done or flight.succeeded):
-            return Boarding(flight, joined=True)
+            return Boarding(flight.listen(), joined=True)
         flight = Flight(start())
         self._flights[key] = flight
         flight._task.add_done_callback(lambda _: self._landed(key, flight))
-        return Boarding(flight, joined=False)
+        return Boarding(flight.listen(), joined=False)
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -8,6 +8,7 @@ writer collects them later.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from experiments.events.records import Event, Exposure
@@ -18,6 +19,8 @@ from serve_app.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
+_LINGER_S = 0.05
+"""How long events that nobody waits for may gather; a waiting exposure takes them along at once."""
 _MAX_PENDING = 20_000
 """Events waiting at most; above it outcomes are counted as lost, exposures refused."""
 
@@ -48,6 +51,7 @@ class EventClient:
         self._metrics = metrics
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._urgent = asyncio.Event()
 
     async def expose(self, exposure: Exposure) -> None:
         """Return once the exposure is durable, as far as the configuration demands.
@@ -75,12 +79,19 @@ class EventClient:
 
     def _add(self, pending: _Pending) -> None:
         self._pending.append(pending)
+        if pending.stored is not None:
+            self._urgent.set()
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
 
     async def _flush(self) -> None:
         try:
             while self._pending:
+                if not self._urgent.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LINGER_S):
+                            await self._urgent.wait()
+                self._urgent.clear()
                 batch, self._pending = self._pending, []
                 error = await self._store([item.event for item in batch])
                 for item in batch:

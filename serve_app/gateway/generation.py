@@ -108,8 +108,7 @@ class Generator:
         key = None
         if job.digest is not None:
             key = cache_key(job.digest, variant.name)
-        flight, joined = self._flights.board(key, lambda: self._produce(job, variant, key))
-        listener = flight.listen()
+        listener, joined = self._flights.board(key, lambda: self._produce(job, variant, key))
         try:
             async with asyncio.timeout_at(min(job.first_token_at, job.deadline_at)):
                 head = await anext(listener)

@@ -142,8 +142,10 @@ class VariantClient:
         except RayServeException as error:
             raise ModelNotReady(f"variant {self.name!r} is not deployed", None, 2.0) from error
         self._handle = handle
-        self._unary = handle.options(method_name="generate")
-        self._stream = handle.options(method_name="stream", stream=True)
+        # Our records are plain dataclasses: the C pickler takes half the time of cloudpickle.
+        fast = {"request_serialization": "pickle", "response_serialization": "pickle"}
+        self._unary = handle.options(method_name="generate", **fast)
+        self._stream = handle.options(method_name="stream", stream=True, **fast)
 
     async def _attempt(self, call: ModelCall, *, stream: bool) -> AsyncGenerator[ReplyBatch, None]:
         await self._connect()

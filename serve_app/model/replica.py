@@ -155,8 +155,8 @@ class ModelReplica:
         key = None
         if call.flight_key is not None and current is not None:
             key = f"{current.identity.fingerprint}:{call.flight_key}"
-        flight, joined = self._flights.board(key, lambda: self._generate(call))
-        async with aclosing(flight.listen()) as batches:
+        stream, joined = self._flights.board(key, lambda: self._generate(call))
+        async with aclosing(stream) as batches:
             async for batch in batches:
                 yield replace(batch, joined=joined) if batch.identity else batch
 

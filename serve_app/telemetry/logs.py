@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 _MAX_BYTES = 20 * 2**20
 _BACKUPS = 5
@@ -51,7 +51,7 @@ def configure_logging(component: str, *, level: str | None = None) -> Path:
     return path
 
 
-class _Formatter(JsonFormatter):  # type: ignore[misc]  # the library has no types
+class _Formatter(OrjsonFormatter):  # type: ignore[misc]  # the library has no types
     def add_fields(
         self,
         log_data: dict[str, object],
