@@ -116,8 +116,9 @@ def _relative(
         ratio = treatment.estimate / baseline
         return value, (variance_b + variance_a * ratio * ratio) / (baseline * baseline)
     # d = (m'_B - m'_A) / |m_A| with m_A and m'_A correlated; gradient in (m_A, m'_A) is
-    # (-d / m_A, -1 / |m_A|).
-    lift = difference / baseline
+    # (-d / m_A, -1 / |m_A|). d is taken without the covariate here: randomisation makes the
+    # covariate's difference zero in expectation, and its noise does not belong into a variance.
+    lift = _level(treatment) / baseline - 1.0
     variance_control = (
         lift * lift * control.metric_variance
         + 2.0 * lift * control.metric_adjusted_covariance

@@ -122,7 +122,7 @@ def sequential_p(
         log_e = exponent - 0.5 * math.log1p(x)
     else:
         right = z > 0 if alternative is Alternative.GREATER else z < 0
-        if not right:
+        if not right or exponent == 0.0:  # exponent underflows before z does
             return SequentialP(-math.inf, 1.0)
         # ln(exp(u) - 1) = u + ln(1 - exp(-u)), finite for every u > 0.
         log_expm1 = exponent + math.log(-math.expm1(-exponent))

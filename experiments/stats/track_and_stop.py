@@ -17,8 +17,8 @@ _VARIANCE_FLOOR = 1e-12
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
-_STEPS = 120
-"""Iterations of each one-dimensional search; far below double precision."""
+_STEPS = 64
+"""Iterations of each one-dimensional search; golden section is then good to 4e-14."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
