@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.events.records import Event, decode, encode
@@ -64,8 +65,9 @@ class Spool:
 def drain(directory: Path, store: Callable[[Sequence[Event]], None]) -> int:
     """Move every spooled event into the store.
 
-    A file is renamed before it is read, so that a live writer starts a new one. A damaged last
-    line, as a power cut leaves it, was never acknowledged and is skipped with a warning.
+    A file is renamed before it is read, so that a live writer starts a new one. A torn last line,
+    as a power cut leaves it, was never acknowledged and is skipped. Whole lines that this build
+    cannot read, of a newer version above all, are kept in a file `*.unread`.
 
     Args:
         directory: Directory of the spool files; may be absent.
@@ -78,27 +80,38 @@ def drain(directory: Path, store: Callable[[Sequence[Event]], None]) -> int:
         return 0
     moved = 0
     for path in sorted(directory.glob("*.jsonl")):
-        path.replace(path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.claimed"))
+        with suppress(FileNotFoundError):  # another drain was faster, here and below
+            path.replace(path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.claimed"))
     for path in sorted(directory.glob("*.claimed")):
-        events = _read(path)
+        try:
+            events, unread = _read(path)
+        except FileNotFoundError:
+            continue
         if events:
             store(events)
-        path.unlink()
+        if unread:
+            path.with_suffix(".unread").write_text("\n".join(unread) + "\n", encoding="utf-8")
+        path.unlink(missing_ok=True)
         moved += len(events)
     return moved
 
 
-def _read(path: Path) -> list[Event]:
-    events = []
+def _read(path: Path) -> tuple[list[Event], list[str]]:
+    """Return the events of a file, and the whole lines that are none."""
+    events: list[Event] = []
+    unread: list[str] = []
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # waits for a writer that opened it before the rename
-        text = file.read().decode("utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines()):
+        *lines, torn = file.read().decode("utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines):
         try:
             events.append(decode(line))
         except ValueError as error:
+            unread.append(line)
             logger.warning(
-                "spool line skipped",
+                "spool line not read",
                 extra={"file": path.name, "line": number + 1, "reason": str(error)},
             )
-    return events
+    if torn:
+        logger.warning("torn spool line skipped", extra={"file": path.name})
+    return events, unread
