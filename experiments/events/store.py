@@ -84,7 +84,8 @@ class EventStore:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         if read_only:
-            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+            address = f"{path.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(address, uri=True, isolation_level=None)
             self._check_version()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
