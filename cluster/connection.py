@@ -44,7 +44,7 @@ def resolve(
         CommandError: If no cluster is known and none may be guessed.
     """
     record = ClusterRecord.load(carril_home(environ))
-    chosen = dashboard_url or environ.get("RAY_DASHBOARD_ADDRESS")
+    chosen = dashboard_url or environ.get("RAY_DASHBOARD_ADDRESS") or None
     if record is not None and chosen not in (None, record.dashboard_url):
         record = None
     if record is None and chosen is None and not guess:

@@ -58,8 +58,11 @@ def ensure_ray_token(path: Path) -> None:
 
 
 def _short(home: Path, name: str, max_chars: int) -> Path:
-    """Return a private directory: under the home, or where sockets in it would get too long a path,
-    in the system's temporary directory under a name derived from the home."""
+    """Return a directory that only the owner reaches, with room for socket names.
+
+    It lies under the home, or where that path is too long, in the system's temporary directory
+    under a name derived from the home.
+    """
     inside = run_dir(home) / name
     if len(str(inside)) <= max_chars:
         return inside

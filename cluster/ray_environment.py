@@ -83,6 +83,9 @@ def cluster_environment(
         # proxy sends to a dead one. Its default of 30 s is meant for many nodes.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "120",
+        # A gateway that dies with a request in hand has answered nothing. Repeating the request on
+        # another one is safe: exposures count once, and nothing else is written before the answer.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         # Under memory pressure Ray kills the newest worker of the largest group, not Serve's
         # controller.
         "RAY_worker_killing_policy_by_group": "true",
