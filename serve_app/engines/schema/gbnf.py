@@ -84,7 +84,8 @@ class _Compiler:
             case Object():
                 return self._object(node)
             case AnyOf():
-                return self._rule("any", " | ".join(self.rule_of(o) for o in node.options))
+                options = dict.fromkeys(self.rule_of(option) for option in node.options)
+                return self._rule("any", " | ".join(options))
             case AnyObject():
                 return self._any_object(limits.ANY_JSON_DEPTH)
 

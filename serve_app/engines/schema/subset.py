@@ -89,7 +89,8 @@ class _Reader:
         self._open: set[str] = set()
         self._n_properties = 0
         self._n_values = 0
-        self._heights: dict[str, int] = {}
+        self._heights: dict[int, int] = {}
+        """Nesting below a node, by its id; the definitions keep shared nodes alive."""
 
     def read(self, schema: Any, path: str, depth: int) -> Node:
         if not isinstance(schema, dict):
@@ -213,11 +214,19 @@ class _Reader:
             node = self.read(section[name], reference, depth)
             self._open.discard(reference)
             self._definitions[reference] = node
-            self._heights[reference] = _height(node)
         # A definition is read once, at the depth of its first use; later uses may lie deeper.
-        if depth + self._heights[reference] > limits.MAX_DEPTH:
+        node = self._definitions[reference]
+        if depth + self._height(node) > limits.MAX_DEPTH:
             _fail(path, f"objects and arrays may be nested {limits.MAX_DEPTH} deep")
-        return self._definitions[reference]
+        return node
+
+    def _height(self, node: Node) -> int:
+        known = self._heights.get(id(node))
+        if known is None:
+            below = [self._height(child) for child in _children(node)]
+            known = max(below, default=0) + isinstance(node, Object | Array)
+            self._heights[id(node)] = known
+        return known
 
 
 def _string(schema: dict[str, Any], path: str, _depth: int) -> Node:
@@ -301,16 +310,16 @@ def _length(value: Any, path: str) -> int:
     return value
 
 
-def _height(node: Node) -> int:
+def _children(node: Node) -> list[Node]:
     match node:
         case Object():
-            return 1 + max((_height(entry.value) for entry in node.properties), default=0)
+            return [entry.value for entry in node.properties]
         case Array():
-            return 1 + _height(node.items)
+            return [node.items]
         case AnyOf():
-            return max(_height(option) for option in node.options)
+            return list(node.options)
         case _:
-            return 0
+            return []
 
 
 def _one_of(nodes: list[Node]) -> Node:
