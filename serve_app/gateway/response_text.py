@@ -1,8 +1,13 @@
 """Taking the `response` text out of a JSON answer while it is still being written."""
 
 import json
+import re
 
 _KEY = "response"
+_UNREADABLE = "\ufffd"
+"""Shown for an escape that stands for no character."""
+_HIGH_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}")
+_LOW_SURROGATE = re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
 class ResponseText:
@@ -53,8 +58,7 @@ class ResponseText:
 
     def _string_char(self, char: str, out: list[str]) -> None:
         if self._escape:
-            self._escape += char
-            self._finish_escape(out)
+            self._escape_char(char, out)
         elif char == "\\":
             self._escape = char
         elif char == '"':
@@ -65,20 +69,33 @@ class ResponseText:
         else:
             self._emit(char, out)
 
+    def _escape_char(self, char: str, out: list[str]) -> None:
+        awaits_other_half = len(self._escape) in (6, 7)
+        if awaits_other_half and char != "\\u"[len(self._escape) - 6]:
+            rest, self._escape = self._escape[6:] + char, ""
+            self._emit(_UNREADABLE, out)
+            for left_over in rest:
+                self._string_char(left_over, out)
+            return
+        self._escape += char
+        self._finish_escape(out)
+
     def _finish_escape(self, out: list[str]) -> None:
         escape = self._escape
         if escape[1] == "u":
-            if len(escape) < 6:
+            if len(escape) < 6 or (_HIGH_SURROGATE.match(escape) and len(escape) < 12):
                 return
-            high_surrogate = escape[2:3] in "dD" and escape[3:4] in "89abAB"
-            if high_surrogate and len(escape) < 12:
+            if len(escape) == 12 and not _LOW_SURROGATE.match(escape, 6):
+                self._emit(_UNREADABLE, out)
+                self._escape = escape[6:]
+                self._finish_escape(out)
                 return
-        try:
-            decoded = json.loads(f'"{escape}"')
-        except json.JSONDecodeError:
-            decoded = "\ufffd"
         self._escape = ""
-        self._emit(decoded.encode("utf-8", "replace").decode(), out)
+        try:
+            decoded: str = json.loads(f'"{escape}"')
+        except json.JSONDecodeError:
+            decoded = _UNREADABLE
+        self._emit(_UNREADABLE if "\ud800" <= decoded <= "\udfff" else decoded, out)
 
     def _emit(self, text: str, out: list[str]) -> None:
         if self._capturing:
