@@ -407,12 +407,12 @@ def _metric_row(
 def _print_comparisons(rows: "Sequence[Mapping[str, object]]") -> None:
     columns = ["metric", "control", "treatment", "effect", "interval", "p", "method"]
     lines = []
+    refused = []
     for row in rows:
         error = row["error"]
         if isinstance(error, dict):
-            lines.append(
-                [str(row["name"]), "", "", "", "", "", f"{error['code']}: {error['message']}"]
-            )
+            lines.append([str(row["name"]), "", "", "undefined", "", "", ""])
+            refused.append(f"{row['name']}: {error['code']} {error['message']}")
             continue
         low, high = _cell(row["ci_lower"], "-inf"), _cell(row["ci_upper"], "inf")
         shown = row.get("p_value_adjusted", row["p_value"])
@@ -428,6 +428,8 @@ def _print_comparisons(rows: "Sequence[Mapping[str, object]]") -> None:
             ]
         )
     _print_table("Metrics", columns, lines)
+    for line in refused:
+        typer.echo(line)
 
 
 def _print_decision(decision: "Decision") -> None:
@@ -459,7 +461,7 @@ def _print_table(title: str, columns: "Sequence[str]", rows: "Sequence[Sequence[
 
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

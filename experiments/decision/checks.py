@@ -168,13 +168,14 @@ def adjusted(evidence: Evidence) -> dict[str, float]:
 
 def describe(metric: MetricEvidence) -> str:
     """Return effect and interval in words, for reasons and checks."""
+    # `z` prints -0.0 as 0: the two are one number in JSON, and a replay must print alike.
     if metric.effect is None:
         return f"{metric.problem}: {metric.problem_detail}"
-    low = "-inf" if metric.ci_lower is None else f"{metric.ci_lower:.4g}"
-    high = "inf" if metric.ci_upper is None else f"{metric.ci_upper:.4g}"
+    low = "-inf" if metric.ci_lower is None else f"{metric.ci_lower:z.4g}"
+    high = "inf" if metric.ci_upper is None else f"{metric.ci_upper:z.4g}"
     unit = "relative" if metric.effect_kind == "relative" else "absolute"
     p_value = "" if metric.p_value is None else f", p {metric.p_value:.3g}"
-    return f"{unit} effect {metric.effect:.4g} [{low}, {high}]{p_value}, {metric.method}"
+    return f"{unit} effect {metric.effect:z.4g} [{low}, {high}]{p_value}, {metric.method}"
 
 
 def _with_p(metrics: Sequence[MetricEvidence]) -> dict[str, float]:

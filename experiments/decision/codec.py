@@ -11,6 +11,9 @@ from experiments.decision.evidence import SCHEMA_VERSION
 
 T = TypeVar("T")
 
+_EXACT = 2.0**53
+"""Whole doubles below this are exact integers."""
+
 
 class UnreadableRecord(ValueError):
     """A record is not valid JSON of its type, or was written by a newer version."""
@@ -19,8 +22,9 @@ class UnreadableRecord(ValueError):
 def to_json(record: object, *, indent: int | None = None) -> str:
     """Write a dataclass as canonical JSON.
 
-    Keys sorted, UTF-8, shortest round-trip floats, no NaN or infinity, one trailing newline if
-    indented. Hashes are taken without indentation.
+    Keys sorted, UTF-8, shortest round-trip floats, whole numbers without a fraction (so that 9 and
+    9.0 in a float field are the same bytes), no NaN or infinity, one trailing newline if indented.
+    Hashes are taken without indentation.
 
     Args:
         record: Instance of a dataclass of plain values.
@@ -33,7 +37,7 @@ def to_json(record: object, *, indent: int | None = None) -> str:
         raise TypeError(f"{type(record).__name__} is not an instance of a dataclass")
     separators = (",", ":") if indent is None else (",", ": ")
     text = json.dumps(
-        dataclasses.asdict(record),
+        _plain(dataclasses.asdict(record)),
         sort_keys=True,
         ensure_ascii=False,
         allow_nan=False,
@@ -69,3 +73,15 @@ def from_json(kind: type[T], text: str | bytes) -> T:
             f"{SCHEMA_VERSION}. Update carril"
         )
     return record  # type: ignore[no-any-return]  # TypeAdapter[Any] returns Any
+
+
+def _plain(value: object) -> object:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case float() if value.is_integer() and abs(value) < _EXACT:
+            return int(value)
+        case _:
+            return value

@@ -2,17 +2,19 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from experiments.decision.evidence import MetricRole, Population, ScoreItem
 from experiments.decision.policy import Policy
 from experiments.stats.arm_schema import Count, Strict
+from experiments.stats.comparison import Alternative
 from experiments.stats.noninferiority import Direction
 from experiments.stats.summary import (
     MeanMetric,
     ProportionMetric,
     QuantileMetric,
     RatioMetric,
+    dashed,
 )
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -56,29 +58,39 @@ class _Decides(Strict):
     """Harm still accepted, in the effect's unit; guardrails need one."""
     score: ScoreItem | None = None
     population: Population = Population.INTENTION_TO_TREAT
+    alternative: Annotated[Alternative, BeforeValidator(dashed)] = Alternative.TWO_SIDED
 
     @model_validator(mode="after")
-    def _guardrail_has_margin(self) -> Self:
-        if self.role is MetricRole.GUARDRAIL and self.margin is None:
+    def _fits_the_role(self) -> Self:
+        if self.role is MetricRole.GUARDRAIL:
+            if self.margin is None:
+                raise ValueError(
+                    'a guardrail needs a margin, the harm still accepted, such as "margin": 0.01'
+                )
+            if self.alternative is not Alternative.TWO_SIDED:
+                raise ValueError("a guardrail is tested on both sides; leave out alternative")
+        good = Alternative.GREATER if self.direction is Direction.INCREASE else Alternative.LESS
+        if self.alternative not in (Alternative.TWO_SIDED, good):
             raise ValueError(
-                'a guardrail needs a margin, the harm still accepted, such as "margin": 0.01'
+                f"alternative {self.alternative.value!r} tests the bad direction of a metric that "
+                f"should {self.direction.value}; allowed: 'two-sided' and {good.value!r}"
             )
         return self
 
 
-class DecidedMean(MeanMetric, _Decides):
+class DecidedMean(_Decides, MeanMetric):
     """A mean with its role."""
 
 
-class DecidedProportion(ProportionMetric, _Decides):
+class DecidedProportion(_Decides, ProportionMetric):
     """A proportion with its role."""
 
 
-class DecidedRatio(RatioMetric, _Decides):
+class DecidedRatio(_Decides, RatioMetric):
     """A ratio with its role."""
 
 
-class DecidedQuantile(QuantileMetric, _Decides):
+class DecidedQuantile(_Decides, QuantileMetric):
     """A quantile with its role."""
 
 

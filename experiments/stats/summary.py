@@ -41,7 +41,8 @@ def _sequential_method(value: object) -> object:
     return _SEQUENTIAL_ALIASES.get(name, name)
 
 
-def _alternative(value: object) -> object:
+def dashed(value: object) -> object:
+    """Accept `two_sided` for `two-sided`."""
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
@@ -83,7 +84,7 @@ class SequentialSpec(Strict):
 class _Metric(Strict):
     name: Annotated[str, Field(min_length=1)]
     effect: Effect = Effect.ABSOLUTE
-    alternative: Annotated[Alternative, BeforeValidator(_alternative)] = Alternative.TWO_SIDED
+    alternative: Annotated[Alternative, BeforeValidator(dashed)] = Alternative.TWO_SIDED
     alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Error rate of this metric; that of the file if absent."""
     method: Method | None = None
