@@ -48,6 +48,8 @@ only with a value that means nothing."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 _MAX_SEED = 2**63 - 1
+_MAX_SHOWN_CHARS = 80
+"""Characters of a client's name or value that an error repeats at most."""
 _SESSION = Annotated[str, Field(max_length=512)]
 
 
@@ -195,6 +197,11 @@ def parse_completion(raw: dict[str, Any]) -> CompletionBody:
 
 
 _UNION_BRANCH = re.compile(r"^(str|tuple\[.*|function-.*|list\[.*|constrained-.*)$")
+_UNION_FORMS = {
+    "content": "should be a text or a list of text parts",
+    "prompt": "should be a text, a list of texts, a list of token ids, or a list of such lists",
+    "stop": "should be a text or a list of texts",
+}
 _ALLOWED_VALUES = {
     "n": "1: send one request per answer",
     "best_of": "1",
@@ -206,9 +213,9 @@ _ALLOWED_VALUES = {
 def _translate(error: ValidationError) -> ClientError:
     """Turn the first fault into an OpenAI error that names the field, the value and the fix."""
     fault = _root_fault(error.errors())
-    path = [str(part) for part in fault["loc"] if not _UNION_BRANCH.match(str(part))]
-    param = ".".join(path) or None
-    field = path[0] if path else "body"
+    path = _path(fault)
+    param = ".".join(path)
+    field = path[0]
     shown = _show(fault["input"])
     match fault["type"]:
         case "missing":
@@ -227,7 +234,21 @@ def _translate(error: ValidationError) -> ClientError:
             return InvalidField(f"{param} is empty; it needs at least one item", param)
     kind = InvalidSchema if field == "response_format" else InvalidField
     reason = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if fault["type"] in ("string_type", "tuple_type"):
+        reason = _UNION_FORMS.get(path[-1], reason).replace("tuple", "list")
     return kind(f"{param} is {shown}: {reason}", param)
+
+
+def _path(fault: ErrorDetails) -> list[str]:
+    """Return where a fault is in the body, without the names of the union branches tried."""
+    location = [str(part) for part in fault["loc"]] or ["body"]
+    # The first part is a field, and the last one of an unknown field is the client's own word.
+    last = len(location) - 1 if fault["type"] == "extra_forbidden" else 0
+    return [
+        part if len(part) <= _MAX_SHOWN_CHARS else f"{part[: _MAX_SHOWN_CHARS - 3]}..."
+        for index, part in enumerate(location)
+        if index in (0, last) or not _UNION_BRANCH.match(part)
+    ]
 
 
 def _root_fault(faults: list[ErrorDetails]) -> ErrorDetails:
@@ -248,4 +269,4 @@ def _root_fault(faults: list[ErrorDetails]) -> ErrorDetails:
 
 def _show(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[: _MAX_SHOWN_CHARS - 3]}..."
