@@ -127,6 +127,8 @@ class LimitsConfig(StrictModel):
     """Bounds of a request, and of the work in progress."""
 
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    body_timeout_s: float = Field(default=15, gt=0)
+    """Longest wait for the whole body of a request."""
     max_json_depth: int = Field(default=32, ge=4)
     max_messages: int = Field(default=256, ge=1)
     max_tokens: int = Field(default=4096, ge=1)

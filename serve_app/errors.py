@@ -118,6 +118,15 @@ class MethodNotAllowed(ClientError):
     code = "method_not_allowed"
 
 
+class RequestTimeout(ClientError):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "timeout_error"
+    code = "request_timeout"
+    should_retry = True
+
+
 class RequestTooLarge(ClientError):
     """The body is larger than the configured limit."""
 

@@ -1,12 +1,13 @@
 """Reading a request body: bounded, JSON, an object."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import orjson
 
 from serve_app.config import LimitsConfig
-from serve_app.errors import InvalidJson, RequestTooLarge, UnsupportedMediaType
+from serve_app.errors import InvalidJson, RequestTimeout, RequestTooLarge, UnsupportedMediaType
 
 
 class BodySource(Protocol):
@@ -38,10 +39,16 @@ async def read_json(request: BodySource, limits: LimitsConfig) -> dict[str, Any]
     if declared.isdigit() and int(declared) > limit:
         raise RequestTooLarge(f"the body has {declared} bytes; at most {limit} are accepted")
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limit:
-            raise RequestTooLarge(f"the body has more than {limit} bytes")
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limit:
+                    raise RequestTooLarge(f"the body has more than {limit} bytes")
+    except TimeoutError:
+        raise RequestTimeout(
+            f"the body did not arrive within {limits.body_timeout_s:g} s"
+        ) from None
     return parse_object(bytes(data), max_depth=limits.max_json_depth)
 
 

@@ -14,7 +14,7 @@ from ray.serve.exceptions import RayServeException
 from experiments.events.records import Event
 from experiments.events.spool import Spool
 from serve_app.config import GatewayConfig, parse_gateway_config
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, RequestError
 from serve_app.events.client import EventClient
 from serve_app.events.writer import get_writer, spool_path
 from serve_app.gateway.active import Active
@@ -85,6 +85,10 @@ class GatewayReplica:
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         logger.info("configuration in force", extra={"config": config.config_hash})
+
+    def count_refusal(self, error: RequestError) -> None:
+        """Count a request that never got as far as a variant."""
+        self._metrics.refused.labels(error.code).inc()
 
     async def report(self) -> GatewayReport:
         """Describe this replica for /readyz."""

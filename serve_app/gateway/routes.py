@@ -42,6 +42,10 @@ class GatewayState(Protocol):
         """The configuration in force, with everything built from it; None before the first."""
         ...
 
+    def count_refusal(self, error: RequestError) -> None:
+        """Count a request that never got as far as a variant."""
+        ...
+
     async def readiness(self) -> dict[str, Any]:
         """Return the body of /readyz."""
         ...
@@ -129,6 +133,7 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
             caller = authenticate(active.config.auth, keys, client)
             request.state.release = active.admission.enter(caller.tenant)
         except RequestError as error:
+            gateway.count_refusal(error)
             return _error_response(request, error)
         streaming = False
         try:
@@ -136,6 +141,7 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
             streaming = isinstance(response, StreamingResponse)
             return response
         except RequestError as error:
+            gateway.count_refusal(error)
             return _error_response(request, error)
         except Exception:  # the last barrier before the client
             logger.exception("request failed", extra={"request_id": _safe_request_id(request)})

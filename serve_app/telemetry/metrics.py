@@ -118,6 +118,12 @@ class GatewayMetrics:
         self.events_lost = Counter(
             "carril_events_lost", "Events that could not be stored anywhere.", registry=r
         )
+        self.refused = Counter(
+            "carril_requests_refused",
+            "Requests refused before a variant was chosen, by error code.",
+            ("code",),
+            registry=r,
+        )
         self.config_refused = Counter(
             "carril_config_refused", "Configurations that were refused.", registry=r
         )
