@@ -47,5 +47,7 @@ def resolve_unit(headers: Mapping[str, str], body: Mapping[str, Any], tenant: st
             raise InvalidField(
                 f"{source} must be a text of at most {_MAX_UNIT_CHARS} characters", source
             )
-        return Unit(value if tenant == "default" else f"{tenant}/{value}", source)
+        # A tenant's name has no slash, so what stands before the first one is always the tenant.
+        plain = tenant == "default" and "/" not in value
+        return Unit(value if plain else f"{tenant}/{value}", source)
     return None
