@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cluster.cli.console import Step, note, out, step, warn
 from cluster.errors import CommandError
@@ -144,8 +143,3 @@ def _with_port(config: ServeConfig, port: int) -> ServeConfig:
     options = {**(config.raw.get("http_options") or {}), "port": port}
     raw = {**config.raw, "http_options": options}
     return ServeConfig(path=config.path, raw=raw, gateways=config.gateways, models=config.models)
-
-
-def http_port_of(record: ClusterRecord) -> int:
-    """Return the port that the running server answers on."""
-    return urlsplit(record.http_url).port or 80
