@@ -15,10 +15,8 @@ def log(tmp_path: Path) -> Path:
 def test_what_is_installed_already_is_counted_and_logged(
     tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import pytest as installed
-
     lock = tmp_path / "base.lock"
-    lock.write_text(f"pytest=={installed.__version__}\n")
+    lock.write_text(f"pytest=={pytest.__version__}\n")
 
     assert install_lock.install(lock, log_path=log) == 0
     assert "Requirement already satisfied: pytest" in log.read_text()
