@@ -5,23 +5,24 @@ every field of the request that can change the answer. Only repeatable requests 
 only answers that ended by themselves are stored.
 """
 
-import base64
 import hashlib
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from serve_app.config import CacheConfig
-from serve_app.engines.protocol import GenerationChunk, TokenLogprob, TopLogprob, Usage
+from serve_app.engines.protocol import GenerationChunk
 from serve_app.gateway.wire import IRRELEVANT
 from serve_app.model.calls import ModelIdentity
 
-_FORMAT = 1
+_FORMAT: Literal[2] = 2
 """Version of stored answers; another one is a miss."""
+_AS_APPLIED = ("temperature", "max_tokens", "max_completion_tokens")
+"""Fields whose value in a key is the applied one, defaults included."""
 _OVERHEAD_BYTES = 512
 """What an entry costs beside its text, roughly."""
 
@@ -32,6 +33,12 @@ class CachedAnswer:
 
     chunk: GenerationChunk
     identity: ModelIdentity
+
+
+_STORED = TypeAdapter(
+    tuple[Literal[2], CachedAnswer],
+    config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64"),  # token bytes
+)
 
 
 def request_digest(
@@ -46,11 +53,11 @@ def request_digest(
         temperature: As applied, defaults included.
         max_tokens: As applied, defaults included.
     """
-    fields = body.model_dump(mode="json", by_alias=True, exclude=set(IRRELEVANT), exclude_none=True)
-    fields.update(temperature=temperature, max_tokens=max_tokens)
-    fields.pop("max_completion_tokens", None)
+    fields = body.model_dump(
+        mode="json", by_alias=True, exclude={*IRRELEVANT, *_AS_APPLIED}, exclude_none=True
+    )
     # Not sorted: the order of a schema's properties is the order of the answer's keys.
-    return hashlib.sha256(orjson.dumps([kind, tenant, fields])).digest()
+    return hashlib.sha256(orjson.dumps([kind, tenant, temperature, max_tokens, fields])).digest()
 
 
 def cache_key(request: bytes, fingerprint: str) -> str:
@@ -131,48 +138,12 @@ class ResponseCache:
 
 
 def _encode(answer: CachedAnswer) -> bytes:
-    return orjson.dumps(
-        {"format": _FORMAT, **asdict(answer)},
-        default=lambda value: base64.b64encode(value).decode(),  # token bytes
-    )
+    return _STORED.dump_json((_FORMAT, answer))
 
 
 def _decode(stored: bytes) -> CachedAnswer | None:
     """Parse a stored answer; what cannot be read is a miss. Never unpickles."""
     try:
-        raw = orjson.loads(stored)
-        if raw["format"] != _FORMAT:
-            return None
-        chunk = raw["chunk"]
-        return CachedAnswer(
-            chunk=GenerationChunk(
-                text=chunk["text"],
-                usage=Usage(**chunk["usage"]),
-                logprobs=_logprobs(chunk["logprobs"]),
-                finish_reason=chunk["finish_reason"],
-                prompt_text=chunk["prompt_text"],
-                prompt_logprobs=_logprobs(chunk["prompt_logprobs"]),
-            ),
-            identity=ModelIdentity(**raw["identity"]),
-        )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return _STORED.validate_json(stored, strict=True)[1]
+    except ValidationError:
         return None
-
-
-def _logprobs(raw: list[dict[str, Any]]) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(
-            token=item["token"],
-            token_bytes=base64.b64decode(item["token_bytes"]),
-            logprob=item["logprob"],
-            top=tuple(
-                TopLogprob(
-                    token=top["token"],
-                    token_bytes=base64.b64decode(top["token_bytes"]),
-                    logprob=top["logprob"],
-                )
-                for top in item["top"]
-            ),
-        )
-        for item in raw
-    )
