@@ -124,7 +124,8 @@ def power(
 ) -> None:
     """Plan an experiment: units for an effect, or the effect that units can find.
 
-    Prints the plan for one look at the end and for an always-valid experiment.
+    Prints the plan for one look at the end (a proportion by chi-squared, pooled null) and for an
+    always-valid experiment (unpooled).
     """
     from experiments.stats.power import Design, Monitoring, days_left
 
@@ -397,11 +398,25 @@ def _metric_row(
         "control": result.control,
         "treatment": result.treatment,
         "df": finite_or_none(result.df),
+        "bayes": _belief(result),
         "error": None,
     }
     if adjusted is not None:
         row["p_value_adjusted"] = adjusted
     return row
+
+
+def _belief(result: "Comparison") -> dict[str, float] | None:
+    from experiments.stats.bayes import effect_belief
+
+    if not result.standard_error > 0:
+        return None
+    belief = effect_belief(result.effect, result.standard_error)
+    return {
+        "chance_to_win": belief.chance_to_win,
+        "risk_control": belief.risk_control,
+        "risk_treatment": belief.risk_treatment,
+    }
 
 
 def _print_comparisons(rows: "Sequence[Mapping[str, object]]") -> None:

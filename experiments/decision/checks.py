@@ -7,7 +7,7 @@ from experiments.decision.evidence import Evidence, MetricEvidence, MetricRole, 
 from experiments.decision.policy import Policy
 from experiments.decision.verdict import Reason, ReasonCode
 from experiments.stats.multiplicity import holm
-from experiments.stats.noninferiority import Direction, GuardrailState
+from experiments.stats.noninferiority import Direction, GuardrailState, judge
 
 _TOO_FEW = "TOO_FEW_UNITS"
 """Problem code of `stats.errors.TooFewUnits`: time cures it, unlike the other problems."""
@@ -144,10 +144,7 @@ def guardrail_state(metric: MetricEvidence, *, at_horizon: bool) -> GuardrailSta
     side = side_of(metric)
     if side is None or not usable(metric, at_horizon=at_horizon):
         return GuardrailState.OPEN
-    margin = metric.margin or 0.0
-    if side.best < -margin:
-        return GuardrailState.BREACHED
-    return GuardrailState.PASSED if side.worst > -margin else GuardrailState.OPEN
+    return judge(side.worst, side.best, metric.margin or 0.0)
 
 
 def adjusted(evidence: Evidence) -> dict[str, float]:

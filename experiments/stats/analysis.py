@@ -1,5 +1,6 @@
 """Pick and run the method for one metric of one comparison."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -19,7 +20,7 @@ from experiments.stats.comparison import Alternative, Comparison, Effect
 from experiments.stats.cuped import CupedStats
 from experiments.stats.cuped_ratio import CupedRatioStats
 from experiments.stats.effects import EffectEstimate, estimate_effect
-from experiments.stats.errors import InvalidStatistic
+from experiments.stats.errors import InvalidStatistic, StatisticsError
 from experiments.stats.group_sequential import Spending
 from experiments.stats.moments import MeanStats, ProportionStats
 from experiments.stats.proportions import ProportionMethod
@@ -106,6 +107,21 @@ def analyze(metric: MetricInput) -> Comparison:
     Raises:
         StatisticsError: If the input allows no answer, or method and metric do not fit.
     """
+    try:
+        result = _analyze(metric)
+    except ArithmeticError as error:
+        raise _out_of_range(metric) from error
+    except StatisticsError:
+        raise
+    except ValueError as error:  # an alpha or a look that the method does not allow
+        raise InvalidStatistic(f"metric {metric.name!r}: {error}") from error
+    numbers = (result.effect, result.standard_error, result.p_value)
+    if not all(map(math.isfinite, numbers)) or math.isnan(result.ci_lower + result.ci_upper):
+        raise _out_of_range(metric)
+    return result
+
+
+def _analyze(metric: MetricInput) -> Comparison:
     plan = metric.sequential
     if plan is None:
         return _fixed(metric)
@@ -248,3 +264,10 @@ def _proportions(metric: MetricInput, method: str) -> tuple[ProportionStats, Pro
 
 def _misfit(metric: MetricInput, method: str, allowed: str) -> InvalidStatistic:
     return InvalidStatistic(f"metric {metric.name!r}: method {method!r} is for {allowed} only")
+
+
+def _out_of_range(metric: MetricInput) -> InvalidStatistic:
+    return InvalidStatistic(
+        f"metric {metric.name!r}: the sums are too large or too small for double precision; "
+        "change the metric's unit"
+    )

@@ -41,7 +41,9 @@ class MeanArm(Strict):
     covariate_sum_squares: FiniteFloat | None = None
     covariate_sum_products: FiniteFloat | None = Field(
         default=None,
-        validation_alias=AliasChoices("covariate_sum_products", "main_covariate_sum_product"),
+        validation_alias=AliasChoices(
+            "covariate_sum_products", "covariate_sum_product", "main_covariate_sum_product"
+        ),
     )
 
     @model_validator(mode="after")
@@ -130,6 +132,8 @@ class RatioArm(Strict):
             "denominator_sum_products",
             "main_denominator_sum_product",
             "sum_cross_products",
+            "sum_product",
+            "cross_products",
         )
     )
     covariate_sum: FiniteFloat | None = None

@@ -99,6 +99,7 @@ def compare(
     Raises:
         TooFewUnits: If an arm is empty.
     """
+    check_alpha(alpha, alternative)
     for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n == 0:
             raise TooFewUnits(f"the {name} arm is empty; a comparison needs units in both arms")

@@ -71,14 +71,16 @@ class Comparison:
         return self.ci_lower > 0 or self.ci_upper < 0
 
 
-def check_alpha(alpha: float) -> None:
-    """Refuse an error rate outside (0, 1).
+def check_alpha(alpha: float, alternative: Alternative = Alternative.TWO_SIDED) -> None:
+    """Refuse an error rate that makes no interval around the estimate.
 
     Raises:
-        ValueError: If it is outside, or not a number.
+        ValueError: If it is outside (0, 1), or not below 0.5 for a one-sided alternative.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha is {alpha!r}; allowed: above 0 and below 1, such as 0.05")
+    if alternative is not Alternative.TWO_SIDED and alpha >= 0.5:
+        raise ValueError(f"alpha is {alpha!r}; allowed: below 0.5 for a one-sided alternative")
 
 
 def one_sided_bounds(alternative: Alternative, lower: float, upper: float) -> tuple[float, float]:

@@ -119,7 +119,7 @@ def studentised(
     method: str,
 ) -> Comparison:
     """Turn an effect and its standard error into an interval and a p-value (t or normal)."""
-    check_alpha(alpha)
+    check_alpha(alpha, alternative)
     tail = alpha / 2.0 if alternative is Alternative.TWO_SIDED else alpha
     half = -t_ppf(tail, estimate.df) * estimate.standard_error
     lower, upper = one_sided_bounds(alternative, estimate.effect - half, estimate.effect + half)

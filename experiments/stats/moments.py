@@ -142,7 +142,10 @@ def centred(name: str, products: float, sum_x: float, n: int, sum_y: float | Non
         InvalidStatistic: If y = x and the result is negative beyond rounding.
     """
     other = sum_x if sum_y is None else sum_y
-    value = float(Fraction(products) - Fraction(sum_x) * Fraction(other) / n)
+    try:
+        value = float(Fraction(products) - Fraction(sum_x) * Fraction(other) / n)
+    except OverflowError as error:
+        raise InvalidStatistic(f"{name} and its sums overflow; change the unit") from error
     if sum_y is not None or value >= 0:
         return value
     if value < -_CANCELLATION * max(abs(products), abs(sum_x) * abs(sum_x) / n):

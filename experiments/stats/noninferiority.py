@@ -60,10 +60,17 @@ def non_inferiority(result: Comparison, *, margin: float, direction: Direction) 
         worst, best = result.ci_lower, result.ci_upper
     else:
         worst, best = -result.ci_upper, -result.ci_lower
-    if worst > -margin:
-        state = GuardrailState.PASSED
-    elif best < -margin:
-        state = GuardrailState.BREACHED
-    else:
-        state = GuardrailState.OPEN
-    return Guardrail(state, worst, best, margin)
+    return Guardrail(judge(worst, best, margin), worst, best, margin)
+
+
+def judge(worst: float, best: float, margin: float) -> GuardrailState:
+    """Judge an interval that is turned so that positive is good.
+
+    Args:
+        worst: Lower end.
+        best: Upper end, not below `worst`.
+        margin: Harm still accepted, > 0.
+    """
+    if best < -margin:
+        return GuardrailState.BREACHED
+    return GuardrailState.PASSED if worst > -margin else GuardrailState.OPEN

@@ -72,7 +72,7 @@ def compare(
         Statistics in Medicine 17, 873-890, method 10. Pearson chi-squared as
         `scipy.stats.chi2_contingency(correction=False)`.
     """
-    check_alpha(alpha)
+    check_alpha(alpha, alternative)
     for name, arm in (("control", control), ("treatment", treatment)):
         if arm.n == 0:
             raise TooFewUnits(f"the {name} arm is empty; a comparison needs units in both arms")

@@ -51,7 +51,7 @@ def fieller(
     References:
         Fieller (1954), "Some problems in interval estimation", JRSS B 16, 175-185.
     """
-    check_alpha(alpha)
+    check_alpha(alpha, alternative)
     absolute = estimate_effect(control, treatment, Effect.ABSOLUTE)
     relative = estimate_effect(control, treatment, Effect.RELATIVE)
     tail = alpha / 2.0 if alternative is Alternative.TWO_SIDED else alpha
@@ -101,7 +101,7 @@ def log_ratio(
     References:
         Deng, Knoblich, Lu (2018), arXiv:1803.06336, section 3.1, applied to the logarithm.
     """
-    check_alpha(alpha)
+    check_alpha(alpha, alternative)
     absolute = estimate_effect(control, treatment, Effect.ABSOLUTE)
     relative = estimate_effect(control, treatment, Effect.RELATIVE)
     mean_a, mean_b = control.estimate, treatment.estimate

@@ -6,6 +6,7 @@ from experiments.stats.comparison import (
     Alternative,
     Comparison,
     Effect,
+    check_alpha,
     one_sided_bounds,
 )
 from experiments.stats.effects import EffectEstimate
@@ -44,6 +45,7 @@ def repeated_interval(
         Jennison, Turnbull (1989), "Interim analyses: the repeated confidence interval approach",
         JRSS B 51, 305-361.
     """
+    check_alpha(alpha, alternative)
     two_sided = alternative is Alternative.TWO_SIDED
     made = boundary(fractions, alpha=alpha, spending=spending, two_sided=two_sided, phi=phi)
     half = made.critical[-1] * estimate.standard_error

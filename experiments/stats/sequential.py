@@ -158,6 +158,7 @@ def confidence_sequence(
         Waudby-Smith et al. (2024), arXiv:2103.06476v7, eq. 9, 134, 155; the normal mixture is
         that of Robbins (1970) and Howard et al. (2021), two-sided, with variance process n.
     """
+    check_alpha(alpha, alternative)
     n = estimate.n_control + estimate.n_treatment
     two_sided = alternative is Alternative.TWO_SIDED
     half = estimate.standard_error * critical_value(

@@ -152,6 +152,16 @@ def changed(path: str, value: object) -> dict[str, Any]:
         (changed("alpha", 0), "greater than 0"),
         (changed("schema_version", 2), "schema_version"),
         (changed("metrics.0.arms.control.sum", float("nan")), "finite number (got nan)"),
+        (changed("metrics.1.alpha", 0.7), "below 0.5 for a one-sided"),
+        (
+            changed(
+                "metrics.0.sequential",
+                {"method": "group_sequential", "fractions": [0.5, 0.4]},
+            ),
+            "strictly increasing",
+        ),
+        (changed("metrics.0.sequential", {"method": "group_sequential"}), "fractions are needed"),
+        (changed("metrics.0.arms.control.sum", 1e200), "overflow; change the unit"),
         ("{", "Invalid JSON"),
     ],
 )

@@ -11,6 +11,7 @@ from experiments.stats.effects import estimate_effect
 from experiments.stats.group_sequential import boundary, exit_probabilities
 from experiments.stats.moments import ProportionStats
 from experiments.stats.power import Design, Monitoring, NullVariance, sample_size_proportions
+from experiments.stats.quantile import QuantileStats
 from experiments.stats.ratio import RatioStats
 from experiments.stats.simulation import (
     ALWAYS_VALID,
@@ -146,6 +147,20 @@ def test_relative_effect_under_peeking_keeps_its_error_rate() -> None:
             arms = [ProportionStats(n=n, successes=int(x[:n].sum())) for x in (a, b)]
             estimate = estimate_effect(arms[0], arms[1], Effect.RELATIVE)
             if sequential.confidence_sequence(estimate, n_star=2000).significant:
+                wrong += 1
+                break
+    assert wrong / runs <= above(0.05, runs)
+
+
+def test_quantiles_under_peeking_keep_their_error_rate() -> None:
+    rng = np.random.default_rng(21)
+    runs, wrong = 120, 0
+    for _ in range(runs):
+        a, b = rng.lognormal(0.0, 1.0, (2, 2000))
+        for n in range(250, 2001, 250):
+            arms = [QuantileStats.from_values(x[:n], 0.9) for x in (a, b)]
+            estimate = estimate_effect(arms[0], arms[1], Effect.RELATIVE)
+            if sequential.confidence_sequence(estimate, n_star=4000).significant:
                 wrong += 1
                 break
     assert wrong / runs <= above(0.05, runs)

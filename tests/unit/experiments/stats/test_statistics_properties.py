@@ -399,3 +399,44 @@ def test_burn_in_is_refused_by_units_and_by_events() -> None:
         sequential.check_burn_in(99, 500)
     with pytest.raises(TooFewUnits, match="bernoulli_exact"):
         sequential.check_burn_in(500, 500, events=(4, 496, 10, 490))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.tuples(st.integers(0, 10**9), st.floats(), st.floats()),
+    st.tuples(st.integers(0, 10**9), st.floats(), st.floats()),
+    st.sampled_from(Effect),
+    st.sampled_from(Alternative),
+    st.sampled_from([None, Sequential(), Sequential(method=SequentialMethod.MSPRT)]),
+    st.floats(1e-9, 0.999),
+)
+def test_any_numbers_give_a_finite_answer_or_a_refusal(
+    control: tuple[int, float, float],
+    treatment: tuple[int, float, float],
+    effect: Effect,
+    alternative: Alternative,
+    plan: Sequential | None,
+    alpha: float,
+) -> None:
+    try:
+        arms = [
+            MeanStats(n=n, sum=total, sum_squares=squares)
+            for n, total, squares in (control, treatment)
+        ]
+        result = analyze(
+            MetricInput(
+                name="m",
+                control=arms[0],
+                treatment=arms[1],
+                effect=effect,
+                alternative=alternative,
+                sequential=plan,
+                alpha=alpha,
+            )
+        )
+    except StatisticsError:
+        return
+    assert math.isfinite(result.effect)
+    assert result.standard_error >= 0
+    assert 0.0 <= result.p_value <= 1.0
+    assert result.ci_lower <= result.effect <= result.ci_upper
