@@ -2,16 +2,14 @@
 
 import asyncio
 import logging
-import math
-import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from serve_app.config import ModelConfig
 from serve_app.engines.chat_template import ChatTemplate
+from serve_app.engines.llama_cpp.admission import Admission, UseGuard
 from serve_app.engines.llama_cpp.binding import SUPPORTED_VERSION, system_info
 from serve_app.engines.llama_cpp.capacity import context_size, kept_sequences, thread_count
 from serve_app.engines.llama_cpp.channel import Channel
@@ -24,6 +22,7 @@ from serve_app.engines.llama_cpp.loop import Command, EngineLoop
 from serve_app.engines.llama_cpp.model import Model
 from serve_app.engines.llama_cpp.prompts import Prompter
 from serve_app.engines.llama_cpp.sampling import check_sampling
+from serve_app.engines.llama_cpp.stepper import Stepper
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.protocol import (
     EngineHealth,
@@ -33,14 +32,15 @@ from serve_app.engines.protocol import (
     GenerationRequest,
     Message,
 )
-from serve_app.errors import CarrilError, ConfigError, EngineFailed, InvalidSchema, Overloaded
+from serve_app.errors import CarrilError, ConfigError, EngineFailed, InvalidSchema
 
 logger = logging.getLogger(__name__)
 
+_A = TypeVar("_A")
+_R = TypeVar("_R")
+
 _INLINE_CHARS = 20_000
 """Longer conversations are tokenised off the event loop."""
-_FIRST_GUESS_S = 2.0
-"""Assumed seconds per request for `Retry-After`, until some have been measured."""
 
 
 class AssistantProfile(Protocol):
@@ -97,7 +97,7 @@ class LlamaCppEngine:
         template = _template(own_template or model.chat_template, self._vocabulary)
         self._prompter = Prompter(self._vocabulary, template, n_ctx=config.n_ctx)
         self._grammars = GrammarStore(model, self._vocabulary)
-        n_threads = thread_count(options.n_threads)
+        n_threads = thread_count(options.n_threads, model.size_bytes)
         try:
             self._grammars.start()
             if profile and profile.answer_schema:
@@ -112,13 +112,9 @@ class LlamaCppEngine:
         except BaseException:
             self._grammars.close()
             raise
-        self._lock = threading.Lock()
-        self._n_live = 0
-        self._request_s = _FIRST_GUESS_S
-        self._closed = False
-        self._n_users = 0
-        self._no_users = threading.Condition(self._lock)
-        self._loop = EngineLoop(
+        self._admission = Admission(config.n_slots, config.max_queue)
+        self._guard = UseGuard()
+        self._stepper = Stepper(
             context,
             self._vocabulary,
             n_slots=config.n_slots,
@@ -126,6 +122,7 @@ class LlamaCppEngine:
             n_kept=kept_sequences(config),
             on_done=self._done,
         )
+        self._loop = EngineLoop(self._stepper)
         self._info = EngineInfo(
             engine="llama_cpp",
             version=SUPPORTED_VERSION,
@@ -152,7 +149,7 @@ class LlamaCppEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
         """Yield the answer's chunks; see `serve_app.engines.protocol.Engine.generate`."""
-        with self._in_use():
+        with self._guard.use():
             job = await self._prepare(request)
         if job.max_length == job.n_prompt and not job.wants_prompt_logprobs:
             yield job.answer.end("length")
@@ -172,8 +169,7 @@ class LlamaCppEngine:
 
     async def count_tokens(self, messages: tuple[Message, ...]) -> int:
         """Return the number of tokens that the rendered conversation takes."""
-        with self._in_use():
-            return len(await asyncio.to_thread(self._prompter.chat, messages))
+        return len(await self._in_thread(self._prompter.chat, messages))
 
     def health(self) -> EngineHealth:
         """Report progress; cheap, safe from any thread."""
@@ -186,18 +182,18 @@ class LlamaCppEngine:
 
     def stats(self) -> EngineStats:
         """Return counters; cheap, safe from any thread."""
-        counters, scheduler = self._loop.counters, self._loop.scheduler
+        counters, scheduler = self._stepper.counters, self._stepper.scheduler
         running = len(scheduler.running)
         return EngineStats(
             running=running,
-            waiting=max(0, self._n_live - running),
+            waiting=max(0, self._admission.n_live - running),
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
             completion_tokens_total=counters.completion_tokens,
             steps_total=counters.steps,
             step_rows_total=counters.step_rows,
-            kv_tokens_used=self._loop.pool.active,
-            kv_tokens_capacity=self._loop.pool.n_cells,
+            kv_tokens_used=self._stepper.pool.active,
+            kv_tokens_capacity=self._stepper.pool.n_cells,
             cancelled_total=counters.cancelled,
         )
 
@@ -206,11 +202,8 @@ class LlamaCppEngine:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._no_users.wait_for(lambda: self._n_users == 0)
+        if not self._guard.close():
+            return
         self._loop.send(Command("stop"))
         self._loop.join()
         self._grammars.close()
@@ -222,20 +215,12 @@ class LlamaCppEngine:
         except InvalidSchema as error:
             raise ConfigError(f"answer schema of the profile: {error}") from error
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        # The tokenizer lives in the model: `close` must not free it under a request that is being
-        # prepared, perhaps in another thread.
-        with self._lock:
-            if self._closed:
-                raise EngineFailed("the engine was closed")
-            self._n_users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._n_users -= 1
-                self._no_users.notify_all()
+    async def _in_thread(self, function: Callable[[_A], _R], argument: _A) -> _R:
+        def call() -> _R:  # counts as use until the thread is done, even if the waiter gave up
+            with self._guard.use():
+                return function(argument)
+
+        return await asyncio.to_thread(call)
 
     async def _prepare(self, request: GenerationRequest) -> Job:
         check_sampling(request.sampling)
@@ -244,10 +229,12 @@ class LlamaCppEngine:
         if size <= _INLINE_CHARS:
             tokens = self._prompter.tokens_of(request)
         else:
-            tokens = await asyncio.to_thread(self._prompter.tokens_of, request)
+            tokens = await self._in_thread(self._prompter.tokens_of, request)
         grammar: Grammar | None = None
         if request.json_schema is not None:
-            grammar = await self._grammars.get(request.json_schema)
+            grammar = self._grammars.known(request.json_schema)
+            if grammar is None:
+                grammar = await self._in_thread(self._grammars.compile, request.json_schema)
         prompt = request.prompt
         text = prompt if isinstance(prompt, str) else self._vocabulary.text(tokens)
         job = Job(
@@ -263,27 +250,15 @@ class LlamaCppEngine:
         return job
 
     def _submit(self, job: Job) -> None:
-        limit = self._config.n_slots + self._config.max_queue
-        with self._lock:
-            if self._n_live >= limit:
-                wait_s = math.ceil(self._request_s * self._n_live / self._config.n_slots)
-                raise Overloaded(
-                    f"{self._n_live} requests are running or waiting, allowed: {limit}",
-                    retry_after_s=float(min(max(wait_s, 1), 60)),
-                )
-            self._n_live += 1
+        self._admission.enter()
         try:
             self._loop.send(Command("add", job))
         except EngineFailed:
-            with self._lock:
-                self._n_live -= 1
+            self._admission.leave()
             raise
 
     def _done(self, job: Job) -> None:
-        duration_s = time.monotonic() - job.submitted_at
-        with self._lock:
-            self._n_live -= 1
-            self._request_s += 0.1 * (duration_s - self._request_s)
+        self._admission.leave(time.monotonic() - job.submitted_at)
 
 
 def _template(source: str | None, vocabulary: Vocabulary) -> ChatTemplate | None:

@@ -1,6 +1,5 @@
 """Compiled grammars of one model, by schema: checked once, kept for the next request."""
 
-import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
@@ -30,16 +29,19 @@ class GrammarStore:
         self._entries: OrderedDict[bytes, Grammar | str] = OrderedDict()
         self._checker = GrammarChecker(model.path)
 
-    async def get(self, schema: str) -> Grammar:
-        """Return the grammar of a schema, without blocking the event loop.
+    def known(self, schema: str) -> Grammar | None:
+        """Return the grammar of a schema if it is there already.
 
         Raises:
-            InvalidSchema: If the schema is outside the subset, or does not compile.
+            InvalidSchema: If it is known to be refused.
         """
-        known = self._known(_key(schema))
-        if known is not None:
-            return known
-        return await asyncio.to_thread(self.compile, schema)
+        with self._lock:
+            entry = self._entries.get(_key(schema))
+            if entry is not None:
+                self._entries.move_to_end(_key(schema))
+        if isinstance(entry, str):
+            raise InvalidSchema(entry, "response_format")
+        return entry
 
     def compile(self, schema: str) -> Grammar:
         """Return the grammar of a schema. Blocking.
@@ -47,8 +49,7 @@ class GrammarStore:
         Raises:
             InvalidSchema: If the schema is outside the subset, or does not compile.
         """
-        key = _key(schema)
-        known = self._known(key)
+        known = self.known(schema)
         if known is not None:
             return known
         try:
@@ -56,9 +57,9 @@ class GrammarStore:
             self._checker.check(gbnf)
             grammar = Grammar(gbnf, self._vocabulary, self._model.vocab)
         except InvalidSchema as error:
-            self._remember(key, error.message)
+            self._remember(schema, error.message)
             raise
-        self._remember(key, grammar)
+        self._remember(schema, grammar)
         return grammar
 
     def start(self) -> None:
@@ -71,18 +72,9 @@ class GrammarStore:
         with self._lock:
             self._entries.clear()
 
-    def _known(self, key: bytes) -> Grammar | None:
+    def _remember(self, schema: str, entry: Grammar | str) -> None:
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is not None:
-                self._entries.move_to_end(key)
-        if isinstance(entry, str):
-            raise InvalidSchema(entry, "response_format")
-        return entry
-
-    def _remember(self, key: bytes, entry: Grammar | str) -> None:
-        with self._lock:
-            self._entries[key] = entry
+            self._entries[_key(schema)] = entry
             while len(self._entries) > _MAX_ENTRIES:
                 self._entries.popitem(last=False)
 

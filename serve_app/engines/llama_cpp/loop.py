@@ -1,41 +1,22 @@
 """The engine thread: it alone touches the context, one step after another.
 
-A step drains commands, admits jobs, decodes one batch, samples a token for each job that has come
-to its end, and hands all that over to the event loops in one call each.
+Everything else talks to it through a queue of commands, and reads its counters.
 """
 
 import logging
-import math
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from serve_app.engines.llama_cpp.channel import Outbox
-from serve_app.engines.llama_cpp.context import Context, Rows
 from serve_app.engines.llama_cpp.job import Job
-from serve_app.engines.llama_cpp.kv import KvPool
-from serve_app.engines.llama_cpp.logprobs import token_logprob
-from serve_app.engines.llama_cpp.pacing import PrefillPace
-from serve_app.engines.llama_cpp.prefix_cache import PrefixCache
-from serve_app.engines.llama_cpp.sampling import TokenSampler
-from serve_app.engines.llama_cpp.scheduler import Part, Scheduler
-from serve_app.engines.llama_cpp.vocabulary import Vocabulary
-from serve_app.engines.protocol import FinishReason
-from serve_app.errors import DeadlineExceeded, EngineFailed
+from serve_app.engines.llama_cpp.stepper import Stepper
+from serve_app.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
 
 _IDLE_S = 0.2
 """Longest sleep without work; the heartbeat beats at least that often."""
-_MAX_FAILED_STEPS = 8
-"""Steps in a row in which nothing could be computed, after which the engine gives up."""
-_NO_KV = 1
 
 
 class Command(NamedTuple):
@@ -45,75 +26,32 @@ class Command(NamedTuple):
     job: Job | None = None
 
 
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start; written by the engine thread, read by anyone."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    steps: int = 0
-    step_rows: int = 0
-    cancelled: int = 0
-
-
 class EngineLoop:
-    """Runs jobs on a context, in a thread of its own.
+    """Turns a stepper in a thread of its own until it is stopped.
 
     Args:
-        context: Used by this thread only from now on, and closed by it.
-        vocabulary: Tokens of the model.
-        n_slots: Jobs that run together.
-        n_ctx: Longest sequence, in tokens.
-        n_kept: Finished sequences kept for their prefixes.
-        on_done: Called on this thread once per job that has left.
+        stepper: Used by this thread only from now on.
     """
 
-    def __init__(
-        self,
-        context: Context,
-        vocabulary: Vocabulary,
-        *,
-        n_slots: int,
-        n_ctx: int,
-        n_kept: int,
-        on_done: Callable[[Job], None],
-    ) -> None:
-        self.counters = Counters()
+    def __init__(self, stepper: Stepper) -> None:
         self.heartbeat = time.monotonic()
+        """When the loop last turned, on the monotonic clock."""
         self.failure = ""
         """Why the thread ended, if it did so by itself."""
-        self._context = context
-        self._vocabulary = vocabulary
-        self._n_ctx = n_ctx
-        self._on_done = on_done
-        self.pool = KvPool(
-            context, n_cells=context.n_cells, n_sequences=context.n_sequences, n_ctx=n_ctx
-        )
-        self._cache = PrefixCache(self.pool, n_kept)
-        self.scheduler = Scheduler(
-            self.pool,
-            self._cache,
-            n_slots=n_slots,
-            n_batch=context.n_batch,
-            n_outputs=context.n_outputs,
-        )
-        self._pace = PrefillPace(context.n_batch)
+        self._stepper = stepper
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._ended = False
-        self._outbox = Outbox()
-        self._n_failed_steps = 0
         self._thread = threading.Thread(target=self._run, name="carril-llama", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
 
     def send(self, command: Command) -> None:
         """Queue a command and wake the thread. Safe from any thread.
@@ -134,191 +72,35 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            while self._drain():
+            while self._obey():
                 self.heartbeat = time.monotonic()
-                self._expire()
-                self.scheduler.admit()
-                self._step()
-                self._deliver()
+                self._stepper.turn()
             reason = "the engine was closed"
-        except (
-            Exception
-        ) as error:  # the thread's boundary: whatever it is, requests must hear of it
+        except Exception as error:  # the thread's boundary: its requests must hear of anything
             logger.exception("engine thread failed")
             self.failure = reason = f"the engine thread failed: {type(error).__name__}"
-        self._end(reason)
+        with self._lock:  # from here on `send` refuses jobs, so none is forgotten in the queue
+            self._ended = True
+        self._stepper.end(self._unread(), reason)
 
-    def _drain(self) -> bool:
-        idle = not self.scheduler.running and not self.scheduler.waiting
+    def _obey(self) -> bool:
+        # Waits only while there is nothing to compute. Returns False when told to stop.
         try:
-            command = self._commands.get(timeout=_IDLE_S) if idle else self._commands.get_nowait()
+            command = (
+                self._commands.get(timeout=_IDLE_S)
+                if self._stepper.is_idle
+                else self._commands.get_nowait()
+            )
             while command.kind != "stop":
                 if command.job is not None:
-                    self._obey(command.kind, command.job)
+                    if command.kind == "add":
+                        self._stepper.add(command.job)
+                    else:
+                        self._stepper.cancel(command.job)
                 command = self._commands.get_nowait()
         except queue.Empty:
             return True
         return False
-
-    def _obey(self, kind: Literal["add", "cancel"], job: Job) -> None:
-        if kind == "add":
-            self.scheduler.waiting.append(job)
-        elif job in self.scheduler.running or job in self.scheduler.waiting:
-            self.counters.cancelled += 1
-            self._leave(job, keep=False)
-
-    def _expire(self) -> None:
-        now = time.monotonic()
-        for job in [*self.scheduler.waiting, *self.scheduler.running]:
-            if job.deadline is not None and job.deadline < now:
-                waited = now - job.submitted_at
-                self._fail(job, DeadlineExceeded(f"no complete answer after {waited:.1f} s"))
-
-    def _step(self) -> None:
-        parts = self.scheduler.plan(self._pace.rows)
-        if not parts:
-            return
-        started = time.monotonic()
-        code = self._context.decode([_rows(part) for part in parts])
-        if code == _NO_KV and self.scheduler.relieve():
-            return  # memory is as it was: the next plan is smaller
-        if code != 0:
-            self._recover(parts, code)
-            return
-        self._n_failed_steps = 0
-        n_rows = sum(part.n_tokens for part in parts)
-        self._pace.record(n_rows, time.monotonic() - started)
-        self.counters.steps += 1
-        self.counters.step_rows += n_rows
-        self._take(parts)
-
-    def _recover(self, parts: list[Part], code: int) -> None:
-        # A failed batch says nothing about which of its jobs is at fault, so each is tried alone.
-        logger.error("llama_decode returned %s for %s jobs", code, len(parts))
-        self._n_failed_steps += 1
-        if self._n_failed_steps >= _MAX_FAILED_STEPS:
-            raise RuntimeError(f"llama_decode failed {self._n_failed_steps} times in a row: {code}")
-        for part in parts:
-            self._resync(part.job)
-        for part in parts:
-            part = part._replace(n_tokens=min(part.n_tokens, part.job.n_pending))
-            if len(parts) > 1 and self._context.decode([_rows(part)]) == 0:
-                self._n_failed_steps = 0
-                self._take([part])
-                continue
-            self._resync(part.job)
-            self._fail(part.job, EngineFailed("the model could not compute this request"))
-
-    def _resync(self, job: Job) -> None:
-        if job.seq_id is not None:
-            job.n_past = self.pool.resync(job.seq_id)
-
-    def _take(self, parts: list[Part]) -> None:
-        n_outputs = sum(part.n_outputs for part in parts)
-        logits = self._context.logits(n_outputs) if n_outputs else None
-        row = output = 0
-        for part in parts:
-            job = part.job
-            if job.seq_id is not None:
-                self.pool.grew(job.seq_id, part.n_tokens)
-            first = job.n_past
-            job.n_past += part.n_tokens
-            row += part.n_tokens
-            if logits is not None and part.n_outputs:
-                block = logits[output : output + part.n_outputs]
-                output += part.n_outputs
-                try:
-                    self._read(job, first + part.n_tokens - part.n_outputs, block, row - 1)
-                except EngineFailed as error:
-                    self._fail(job, error)
-                except Exception:  # one request's fault must not end the others
-                    logger.exception("request %s failed", job.request_id)
-                    self._fail(job, EngineFailed("the engine failed on this request"))
-
-    def _read(self, job: Job, position: int, logits: NDArray[np.float32], row: int) -> None:
-        # `logits` are those of the positions from `position` on; `row` is the last one's index.
-        if job.wants_prompt_logprobs:
-            self._read_prompt(job, position, logits)
-        if job.n_pending:
-            return
-        if len(job.tokens) == job.n_prompt:
-            self.counters.prompt_tokens += job.n_prompt
-            self.counters.cached_tokens += job.answer.cached_tokens
-        if len(job.tokens) >= job.max_length:  # nothing to generate
-            self._finish(job, "length")
-        else:
-            self._sample(job, logits[-1], row)
-
-    def _read_prompt(self, job: Job, position: int, logits: NDArray[np.float32]) -> None:
-        done = job.answer.prompt_logprobs
-        for at, row in enumerate(logits, start=position + 1):
-            if at < job.n_prompt and at == len(done):
-                n_top = job.params.logprobs or 0
-                done.append(token_logprob(row, job.tokens[at], n_top, self._vocabulary))
-
-    def _sample(self, job: Job, logits: NDArray[np.float32], row: int) -> None:
-        if not math.isfinite(float(logits.max())):
-            raise EngineFailed("the model computed numbers that are not finite")
-        if job.sampler is None:
-            job.sampler = TokenSampler(
-                job.params,
-                n_vocab=self._vocabulary.n_tokens,
-                n_ctx=self._n_ctx,
-                grammar=job.grammar.start() if job.grammar else None,
-            )
-        token = job.sampler.sample(self._context.handle, row, logits)
-        if token is None:
-            raise EngineFailed("no token of this model continues the JSON answer")
-        if token in self._vocabulary.eog:
-            self._finish(job, "stop")
-            return
-        logprob = None
-        if job.params.logprobs is not None:
-            logprob = token_logprob(logits, token, job.params.logprobs, self._vocabulary)
-        job.tokens.append(token)
-        self.counters.completion_tokens += 1
-        chunk = job.answer.add(self._vocabulary.pieces[token], logprob)
-        if chunk is not None:
-            self._outbox.put(job.channel, chunk)
-            if chunk.finish_reason is not None:
-                self._leave(job, keep=True)
-                return
-        if job.sampler.grammar is not None and job.sampler.grammar.complete:
-            self._finish(job, "stop")
-        elif len(job.tokens) >= job.max_length:
-            self._finish(job, "length")
-
-    def _finish(self, job: Job, reason: FinishReason) -> None:
-        self._outbox.put(job.channel, job.answer.end(reason))
-        self._leave(job, keep=True)
-
-    def _fail(self, job: Job, error: DeadlineExceeded | EngineFailed) -> None:
-        self._outbox.put(job.channel, error)
-        self._leave(job, keep=False)
-
-    def _leave(self, job: Job, *, keep: bool) -> None:
-        self.scheduler.retire(job, keep=keep)
-        self._on_done(job)
-
-    def _deliver(self) -> None:
-        lost = set(self._outbox.flush())
-        if lost:
-            for job in [job for job in self._jobs() if job.channel in lost]:
-                self.counters.cancelled += 1
-                self._leave(job, keep=False)
-
-    def _jobs(self) -> list[Job]:
-        return [*self.scheduler.waiting, *self.scheduler.running]
-
-    def _end(self, reason: str) -> None:
-        with self._lock:  # from here on `send` refuses jobs, so none is forgotten in the queue
-            self._ended = True
-        for job in self._jobs() + self._unread():
-            self._outbox.put(job.channel, EngineFailed(reason))
-            job.close()
-            self._on_done(job)
-        self._outbox.flush()
-        self._context.close()
 
     def _unread(self) -> list[Job]:
         jobs: list[Job] = []
@@ -329,10 +111,3 @@ class EngineLoop:
                 return jobs
             if command.kind == "add" and command.job is not None:
                 jobs.append(command.job)
-
-
-def _rows(part: Part) -> Rows:
-    job = part.job
-    assert job.seq_id is not None  # noqa: S101 (only running jobs are planned)
-    tokens = job.tokens[job.n_past : job.n_past + part.n_tokens]
-    return Rows(job.seq_id, job.n_past, tokens, part.n_outputs)

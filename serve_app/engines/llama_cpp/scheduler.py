@@ -57,6 +57,8 @@ class Scheduler:
             room = min(job.max_length - len(job.tokens), _HEADROOM_TOKENS)
             source = self._cache.best(np.array(job.tokens, dtype=np.int32))
             need = len(job.tokens) - source.n_tokens + room
+            if self.running and self._pool.n_cells - self._pool.active < need:
+                return  # not even with everything evicted
             if not self._make_room(need, but=source.seq_id) and self.running:
                 return
             if not self._pool.has_free_sequence and not self._cache.evict(but=source.seq_id):

@@ -16,8 +16,9 @@ from serve_app.engines.llama_cpp.text import is_utf8_fragment
 _CHUNK_CHARS = 8192
 """Text is tokenised in pieces of about this size. Some pre-tokenisers run on `std::regex`, which
 recurses once per character of a match and overflows the stack on very long words."""
-_CACHED_CHARS = 65_536
+_CACHED_CHARS = 16_384
 _CACHED_SEGMENTS = 256
+"""System prompts and template text come again with every request: their tokens are kept."""
 
 
 class Vocabulary:

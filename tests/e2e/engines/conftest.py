@@ -25,6 +25,18 @@ def shared_engine(nano: Path) -> Iterator[LlamaCppEngine]:
     asyncio.run(engine.close())
 
 
+@pytest.fixture(scope="session")
+def exact_engine(nano: Path) -> Iterator[LlamaCppEngine]:
+    """An engine that computes a request the same way each time: no prefix is ever reused.
+
+    With reuse, and with company in the batch, other kernels round differently by about 0.005 in a
+    log-probability, which now and then draws another token.
+    """
+    engine = load(model_config(llama_cpp={"n_threads": 1, "prefix_cache": False}), nano)
+    yield engine
+    asyncio.run(engine.close())
+
+
 @pytest.fixture
 async def engine(shared_engine: LlamaCppEngine) -> AsyncIterator[LlamaCppEngine]:
     """The shared engine; every test must leave it alive and idle."""

@@ -25,7 +25,7 @@ SYSTEM = "la respuesta del vendedor es que hay una toyota del ano pasado " * 8
 
 def slow_down(engine, step_s):
     """Let every step take longer, as a large model would."""
-    context = engine._loop._context
+    context = engine._stepper.context
     real = context.decode
 
     def decode(parts):
@@ -55,9 +55,9 @@ async def test_batched_greedy_answers_equal_single_ones_up_to_near_ties(engine):
             assert a.logprob == pytest.approx(b.logprob, abs=0.05)
 
 
-async def test_streamed_chunks_add_up_and_only_the_last_has_a_reason(engine):
-    answer = await ask(engine, chat("klk", max_tokens=30, temperature=1, seed=3))
-    again = await ask(engine, chat("klk", max_tokens=30, temperature=1, seed=3))
+async def test_streamed_chunks_add_up_and_only_the_last_has_a_reason(exact_engine):
+    answer = await ask(exact_engine, chat("klk", max_tokens=30, temperature=1, seed=3))
+    again = await ask(exact_engine, chat("klk", max_tokens=30, temperature=1, seed=3))
     assert len(answer.chunks) > 5
     assert "".join(chunk.text for chunk in answer.chunks) == again.text
     assert [c.finish_reason for c in answer.chunks[:-1]] == [None] * (len(answer.chunks) - 1)
@@ -65,19 +65,19 @@ async def test_streamed_chunks_add_up_and_only_the_last_has_a_reason(engine):
     assert (answer.finish_reason == "length") is (answer.usage.completion_tokens == 30)
 
 
-async def test_seed_repeats_and_other_seed_differs(engine):
+async def test_seed_repeats_and_other_seed_differs(exact_engine):
     options = {"temperature": 1.0, "top_p": 0.95, "top_k": 50, "min_p": 0.01, "max_tokens": 20}
-    first = await ask(engine, chat("hola", seed=7, **options))
-    assert (await ask(engine, chat("hola", seed=7, **options))).text == first.text
-    assert (await ask(engine, chat("hola", seed=8, **options))).text != first.text
-    assert (await ask(engine, chat("hola", **options))).text != first.text
+    first = await ask(exact_engine, chat("hola", seed=7, **options))
+    assert (await ask(exact_engine, chat("hola", seed=7, **options))).text == first.text
+    assert (await ask(exact_engine, chat("hola", seed=8, **options))).text != first.text
+    assert (await ask(exact_engine, chat("hola", **options))).text != first.text
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**32 - 1, 2**63, -(2**70)])
-async def test_any_seed_is_repeatable(engine, seed):
-    first = await ask(engine, chat("hola", temperature=1.0, seed=seed, max_tokens=8))
+async def test_any_seed_is_repeatable(exact_engine, seed):
+    first = await ask(exact_engine, chat("hola", temperature=1.0, seed=seed, max_tokens=8))
     assert (
-        await ask(engine, chat("hola", temperature=1.0, seed=seed, max_tokens=8))
+        await ask(exact_engine, chat("hola", temperature=1.0, seed=seed, max_tokens=8))
     ).text == first.text
 
 
@@ -88,10 +88,10 @@ async def test_presence_penalty_avoids_repeating_tokens(engine):
     assert len({t.token_bytes for t in varied.logprobs}) == varied.usage.completion_tokens
 
 
-async def test_stop_string_is_cut_off_even_across_tokens(engine):
-    free = await ask(engine, chat("hola", max_tokens=40))
+async def test_stop_string_is_cut_off_even_across_tokens(exact_engine):
+    free = await ask(exact_engine, chat("hola", max_tokens=40))
     stop = free.text[10:14]
-    answer = await ask(engine, chat("hola", max_tokens=40, stop=(stop,), logprobs=0))
+    answer = await ask(exact_engine, chat("hola", max_tokens=40, stop=(stop,), logprobs=0))
     assert answer.finish_reason == "stop"
     assert answer.text == free.text[: free.text.index(stop)]
     assert (
@@ -220,7 +220,7 @@ async def test_32_concurrent_requests_with_random_cancels_leave_nothing(nano):
         await until(lambda: engine.stats().running == 0)
         stats = engine.stats()
         assert (stats.running, stats.waiting, stats.kv_tokens_used) == (0, 0, 0)
-        assert engine._loop.pool.used == 0
+        assert engine._stepper.pool.used == 0
         assert all(
             not isinstance(r[0], Exception) or isinstance(r[0], asyncio.CancelledError)
             for r in results
@@ -269,8 +269,8 @@ async def test_small_kv_memory_preempts_and_still_answers_all(nano, monkeypatch)
     engine = load(model_config(n_slots=8), nano)
     try:
         assert engine.stats().kv_tokens_capacity <= 1024
-        preempt, preempted = engine._loop.scheduler._preempt, []
-        engine._loop.scheduler._preempt = lambda job: (preempted.append(job), preempt(job))
+        preempt, preempted = engine._stepper.scheduler._preempt, []
+        engine._stepper.scheduler._preempt = lambda job: (preempted.append(job), preempt(job))
         requests = [chat(f"hola {i}", max_tokens=200, logprobs=0) for i in range(8)]
         answers = await asyncio.gather(*(ask(engine, request) for request in requests))
         for answer in answers:
@@ -370,7 +370,7 @@ async def test_heartbeat_beats_while_idle(engine):
 
 
 async def test_failed_decode_fails_only_its_request(engine, monkeypatch):
-    context = engine._loop._context
+    context = engine._stepper.context
     real = context.decode
     marker = 77
 
@@ -394,7 +394,7 @@ async def test_engine_is_dead_with_a_reason_after_a_fatal_error(nano):
         def explode(_rows):
             raise MemoryError("boom")
 
-        engine._loop.scheduler.plan = explode
+        engine._stepper.scheduler.plan = explode
         with pytest.raises(EngineFailed):
             await ask(engine, chat("hola"))
         assert not engine.health().alive
@@ -452,7 +452,7 @@ def test_loading_and_closing_leaks_no_memory(nano):
 
 
 def test_logits_of_a_nan_model_fail_the_request(shared_engine, monkeypatch):
-    context = shared_engine._loop._context
+    context = shared_engine._stepper.context
     monkeypatch.setattr(
         context, "logits", lambda n: np.full((n, context.n_vocab), np.nan, np.float32)
     )
