@@ -5,6 +5,7 @@ VENV   ?= .venv
 CONFIG ?= serve_config.yaml
 TESTS  ?= tests
 PYTEST_ARGS ?=
+UP_ARGS ?=
 
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -25,7 +26,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: install native ## Set everything up, start the server, return when it is healthy
-	@$(BIN)/carril up $(CONFIG)
+	@$(BIN)/carril up $(CONFIG) $(UP_ARGS)
 
 stop: ## Stop the server that `make serve` started
 	@if [ -x $(BIN)/carril ]; then $(BIN)/carril down; else echo "nothing is installed, so nothing runs"; fi

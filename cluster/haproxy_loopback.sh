@@ -1,7 +1,8 @@
 #!/bin/sh
 # Starts HAProxy for Ray Serve with what Serve's configuration file has no setting for:
 # - statistics and metrics on loopback, the admin socket for its owner only: as written, anyone on
-#   the network reads the traffic table and any local user can redirect it;
+#   the network reads the traffic table and any local user can redirect it; the API itself stays
+#   where `http_options.host` puts it;
 # - whole requests buffered before they go on, so that one whose gateway dies can be repeated on
 #   another (see RAY_SERVE_HAPROXY_RETRY_ON), and a slow sender holds no gateway;
 # - its own error page in the shape that OpenAI clients read.
@@ -15,7 +16,8 @@ previous=""
 for argument in "$@"; do
     if [ "$previous" = "-f" ] && [ -f "$argument" ]; then
         sed -i \
-            -e 's/^\([[:space:]]*bind \)\*\{0,1\}:\([0-9]*\)[[:space:]]*$/\1127.0.0.1:\2/' \
+            -e '/^frontend prometheus/,/bind/ s/bind \**:/bind 127.0.0.1:/' \
+            -e '/^listen stats/,/bind/ s/bind \**:/bind 127.0.0.1:/' \
             -e 's/ mode 666 level admin / mode 600 level admin /' \
             -e 's/^\([[:space:]]*\)option redispatch 1$/&\n\1option http-buffer-request/' \
             "$argument"

@@ -12,6 +12,8 @@ from cluster.serve_api import ServeApi
 from cluster.validate import ServeConfig
 
 _POLL_S = 0.5
+_CONFIRM_S = 2.5
+"""A failure must be seen this long: right after a deployment it may be that of the one before."""
 _SETTLE_S = 1.0
 """Serve shows the state from before a deployment until its loop, every 0.1 s, has run."""
 
@@ -34,15 +36,22 @@ def deploy_and_wait(
     api.deploy(with_loopback(config.raw))
     time.sleep(_SETTLE_S)
     verdict = Verdict(waiting_for=("Ray Serve",))
+    failing_since_s: float | None = None
     while time.monotonic() - started_s < timeout_s:
         verdict = check(api, config, http_url=http_url)
         if verdict.done:
             return time.monotonic() - started_s
-        if verdict.failure is not None:
+        if verdict.failure is None:
+            failing_since_s = None
+        elif failing_since_s is None:
+            failing_since_s = time.monotonic()
+        elif time.monotonic() - failing_since_s > _CONFIRM_S:
             raise CommandError(verdict.failure)
-        if on_progress is not None:
+        if on_progress is not None and verdict.waiting_for:
             on_progress(verdict)
         time.sleep(_POLL_S)
+    if verdict.failure is not None:
+        raise CommandError(verdict.failure)
     raise infrastructure(
         f"not ready after {timeout_s:.0f} s; still waiting for: {', '.join(verdict.waiting_for)}",
         "look at: carril status",

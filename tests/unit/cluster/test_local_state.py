@@ -127,13 +127,12 @@ def test_without_haproxy_the_fast_profile_that_needs_it_is_off(tmp_path: Path) -
     assert environment["RAY_AUTH_MODE"] == "disabled"
 
 
-def test_haproxy_is_started_with_loopback_binds_and_a_private_socket(tmp_path: Path) -> None:
+def test_haproxy_keeps_all_but_the_api_to_this_machine_and_its_owner(tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
     config.write_text(
         "    stats socket /x/admin.sock mode 666 level admin expose-fd listeners\n"
         "frontend prometheus\n    bind :9101\n"
-        "frontend http_frontend\n    bind 127.0.0.1:8000\n"
-        "frontend open\n    bind *:8000 \n"
+        "frontend http_frontend\n    bind *:8000\n"
         "listen stats\n  bind *:8404\n"
     )
     wrapper = Path(home_module.__file__).with_name("haproxy_loopback.sh")
@@ -150,8 +149,7 @@ def test_haproxy_is_started_with_loopback_binds_and_a_private_socket(tmp_path: P
     binds = [line.strip() for line in config.read_text().splitlines() if "bind" in line]
     assert binds == [
         "bind 127.0.0.1:9101",
-        "bind 127.0.0.1:8000",
-        "bind 127.0.0.1:8000",
+        "bind *:8000",
         "bind 127.0.0.1:8404",
     ]
     assert "mode 600 level admin" in config.read_text()
