@@ -36,7 +36,7 @@ async def read_json(request: BodySource, limits: LimitsConfig) -> dict[str, Any]
         )
     limit = limits.max_body_bytes
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit:
         raise RequestTooLarge(f"the body has {declared} bytes; at most {limit} are accepted")
     data = bytearray()
     try:
