@@ -93,11 +93,5 @@ $(TRAINING_STAMP): $(BASE_STAMP)
 native: $(BASE_STAMP) # decides by itself whether there is anything to do: the CPU is part of the key
 	@$(BIN)/python -m cluster.native_build --install >/dev/null
 
-test-system: # programs that some tests drive; those tests skip, and say so, where they are missing
-	@command -v redis-server >/dev/null && exit 0; \
-	if [ "`id -u`" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing redis-server for the cache tests"; \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; } >/dev/null 2>&1 \
-			|| { echo "note: redis-server could not be installed; its tests will be skipped"; exit 0; }; \
-		! command -v systemctl >/dev/null || systemctl disable --now redis-server >/dev/null 2>&1 || true; \
-	else echo "note: redis-server is missing; its tests will be skipped"; fi
+test-system:
+	@scripts/install_test_programs.sh

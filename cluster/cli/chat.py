@@ -75,7 +75,7 @@ def _turn(client: ChatClient, model: str, history: list[dict[str, str]], text: s
 def _answer(client: ChatClient, model: str, messages: list[dict[str, str]]) -> str:
     answer = client.ask(model, messages, on_text=_show)
     sys.stdout.write("\n")
-    err.print(answer.summary(), style="dim", markup=False, highlight=False)
+    err.print(answer.summary(), style="dim", markup=False, highlight=False, soft_wrap=True)
     return answer.text
 
 

@@ -1,9 +1,11 @@
 """What every command prints with: data on stdout, messages and progress on stderr."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -35,6 +37,14 @@ def fail(message: str, fix: str | None = None) -> None:
     err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     if fix:
         err.print(f"  [dim]->[/] {escape(fix)}", highlight=False, soft_wrap=True)
+
+
+def command_name() -> str:
+    """Return how the user can call carril again: by name if it is on the PATH, else by path."""
+    own = Path(sys.argv[0])
+    if own.name != "carril" or shutil.which("carril") == str(own.absolute()):
+        return "carril"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 class Step:

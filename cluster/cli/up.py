@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cluster.cli.console import Step, note, out, step, warn
+from cluster.cli.console import Step, command_name, note, out, step, warn
 from cluster.errors import CommandError
 from cluster.home import carril_home
 from cluster.local_cluster import ClusterRecord, start_head, stop_cluster
@@ -122,7 +122,7 @@ def _after_failure(home: Path, record: ClusterRecord, *, keep: bool, error: Base
 def _tell_ready(config: ServeConfig, record: ClusterRecord, how: str) -> None:
     used = sum(item.rss_bytes - item.shared_bytes for item in describe(record.members()))
     note(f"carril is {how}: {record.http_url}  (dashboard {record.dashboard_url})")
-    note(f"memory of all processes: {used / 2**30:.1f} GiB; stop with: carril down")
+    note(f"memory of all processes: {used / 2**30:.1f} GiB; stop with: {command_name()} down")
     served = [name for gateway in config.gateways.values() for name in gateway.models]
     if not served:
         return
@@ -132,7 +132,7 @@ def _tell_ready(config: ServeConfig, record: ClusterRecord, how: str) -> None:
         f"curl {record.http_url}/v1/chat/completions -H 'content-type: application/json' "
         f'-H \'x-session-id: yo\' -d \'{{"model": "{served[0]}", "messages": '
         '[{"role": "user", "content": "Klk, busco una yipeta pa la familia"}]}\'\n'
-        f"carril chat --model {text_model}",
+        f"{command_name()} chat --model {text_model}",
         markup=False,
         highlight=False,
         soft_wrap=True,
