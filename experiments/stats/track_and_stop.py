@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from experiments.stats.errors import InvalidStatistic
+from experiments.stats.optimal_shares import Rival, optimal_shares
 
 _GAP_SQUARED_FLOOR = 1e-6
 """Smallest squared gap, so that a tie does not ask for infinite sampling."""
 
 _VARIANCE_FLOOR = 1e-12
-
-_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-
-_STEPS = 64
-"""Iterations of each one-dimensional search; golden section is then good to 4e-14."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +29,9 @@ class TrackAndStopRule:
     """Equal sampling until then. TensorZero uses 10, at which two arms of 10/10 stop at once."""
     min_share: float = 0.05
     """Floor of every arm's share, in [0, 1/K]."""
+    ridge: float = 0.0
+    """Pull towards equal shares while units are few: ridge / sqrt(N) ||w - 1/K||^2 is added to what
+    is minimised. 0, the exact optimum, by default; TensorZero uses 0.01."""
 
 
 class ArmState(NamedTuple):
@@ -73,7 +72,8 @@ def plan(arms: Mapping[str, ArmState], rule: TrackAndStopRule | None = None) -> 
 
     Leader: largest mean (ties: smallest variance / n, then name). Shares minimise the largest
     2 (v_L / w_L + v_i / w_i) / g_i^2 over the simplex with w >= min_share, g_i = m_L - m_i +
-    epsilon. Stop when min_i g_i^2 / (2 (v_L / n_L + v_i / n_i)) > ln((K - 1) (1 + ln N) / delta).
+    epsilon (see `optimal_shares`). Stop when
+    min_i g_i^2 / (2 (v_L / n_L + v_i / n_i)) > ln((K - 1) (1 + ln N) / delta).
 
     The factor K - 1 is a union bound over the leader's rivals, so that delta holds for more than
     two arms too (engines without it err more often). Variances are plugged in, so the guarantee is
@@ -105,15 +105,21 @@ def plan(arms: Mapping[str, ArmState], rule: TrackAndStopRule | None = None) -> 
     leader = min(names, key=lambda name: (-arms[name].mean, arms[name].variance / arms[name].n))
     best = arms[leader]
     rivals = {
-        name: (_gap_squared(best, arms[name], settings.epsilon), _spread(arms[name]))
+        name: Rival(_gap_squared(best, arms[name], settings.epsilon), _spread(arms[name]))
         for name in names
         if name != leader
     }
     statistic = min(
-        gap / (2.0 * (_spread(best) / best.n + spread / arms[name].n))
-        for name, (gap, spread) in rivals.items()
+        rival.gap_squared / (2.0 * (_spread(best) / best.n + rival.variance / arms[name].n))
+        for name, rival in rivals.items()
     )
-    shares = _optimal_shares(leader, _spread(best), rivals, settings.min_share)
+    shares = optimal_shares(
+        leader,
+        _spread(best),
+        rivals,
+        floor=settings.min_share,
+        ridge=settings.ridge / math.sqrt(total),
+    )
     return Plan(leader, shares, statistic > threshold, statistic, threshold)
 
 
@@ -123,67 +129,3 @@ def _gap_squared(best: ArmState, other: ArmState, epsilon: float) -> float:
 
 def _spread(arm: ArmState) -> float:
     return max(_VARIANCE_FLOOR, arm.variance)
-
-
-def _optimal_shares(
-    leader: str, spread: float, rivals: Mapping[str, tuple[float, float]], floor: float
-) -> dict[str, float]:
-    """Solve the max-min problem exactly by two nested one-dimensional searches.
-
-    For a given leader's share the others' shares follow from the common level t, and the optimal t
-    is convex in the leader's share, so golden section finds it. No general optimiser: the result
-    does not depend on a solver's version.
-    """
-    floor = max(floor, 1e-6)
-    low, high = floor, 1.0 - floor * len(rivals)
-    inside = (high - _GOLDEN * (high - low), low + _GOLDEN * (high - low))
-    values = [_level(share, spread, rivals, floor) for share in inside]
-    a, b = inside
-    for _ in range(_STEPS):
-        if values[0] <= values[1]:
-            high, b, values[1] = b, a, values[0]
-            a = high - _GOLDEN * (high - low)
-            values[0] = _level(a, spread, rivals, floor)
-        else:
-            low, a, values[0] = a, b, values[1]
-            b = low + _GOLDEN * (high - low)
-            values[1] = _level(b, spread, rivals, floor)
-    share = 0.5 * (low + high)
-    level = _level(share, spread, rivals, floor)
-    shares = {leader: share, **_rival_shares(level, share, spread, rivals, floor)}
-    total = math.fsum(shares.values())
-    return {name: shares[name] / total for name in sorted(shares)}
-
-
-def _level(
-    share: float, spread: float, rivals: Mapping[str, tuple[float, float]], floor: float
-) -> float:
-    """Return the smallest t with 2 (v_L / w_L + v_i / w_i) / g_i^2 <= t for shares that fit."""
-    left = 1.0 - share
-    base = max(2.0 * spread / share / gap for gap, _ in rivals.values())
-    low, high = base, base + 1.0
-    while sum(_rival_shares(high, share, spread, rivals, floor).values()) > left:
-        low, high = high, base + 2.0 * (high - base)
-        if high > 1e300:
-            return high
-    for _ in range(_STEPS):
-        middle = 0.5 * (low + high)
-        if sum(_rival_shares(middle, share, spread, rivals, floor).values()) > left:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _rival_shares(
-    level: float,
-    share: float,
-    spread: float,
-    rivals: Mapping[str, tuple[float, float]],
-    floor: float,
-) -> dict[str, float]:
-    result = {}
-    for name, (gap, own) in rivals.items():
-        room = 0.5 * level * gap - spread / share
-        result[name] = max(floor, own / room) if room > 0 else math.inf
-    return result

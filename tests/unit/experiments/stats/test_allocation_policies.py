@@ -1,5 +1,9 @@
 """Bandit allocation: deterministic, floored, and right about the winner."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -17,6 +21,24 @@ from experiments.stats.track_and_stop import (
 ARMS = {"a": BetaPosterior(71, 31), "b": BetaPosterior(76, 26), "c": BetaPosterior(60, 42)}
 UNITS = dict.fromkeys(ARMS, 100)
 FREE = TrackAndStopRule(min_share=0.0)
+
+
+GOLDEN = Path(__file__).parents[3] / "golden" / "stats" / "optimal_shares.json"
+CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_optimal_shares_match_published_reference_solutions(case: dict[str, Any]) -> None:
+    states = zip(case["units"], case["means"], case["variances"], strict=True)
+    arms = {f"arm{i}": ArmState(n, mean, spread) for i, (n, mean, spread) in enumerate(states)}
+    rule = TrackAndStopRule(
+        epsilon=case["epsilon"],
+        min_share=case["min_share"],
+        ridge=case["ridge"],
+        min_units_per_arm=1,
+    )
+    shares = plan(arms, rule).shares
+    assert [shares[name] for name in arms] == pytest.approx(case["shares"], abs=1e-4)
 
 
 @pytest.mark.parametrize("policy", list(ThompsonPolicy))

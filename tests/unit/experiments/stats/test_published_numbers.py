@@ -9,8 +9,11 @@ import pytest
 
 from experiments.stats import sequential
 from experiments.stats.analysis import analyze
-from experiments.stats.comparison import Alternative
+from experiments.stats.bayes import effect_belief
+from experiments.stats.comparison import Alternative, Effect
+from experiments.stats.effects import estimate_effect
 from experiments.stats.group_sequential import Spending, boundary, exit_probabilities
+from experiments.stats.moments import MeanStats, ProportionStats
 from experiments.stats.power import (
     Design,
     NullVariance,
@@ -18,6 +21,7 @@ from experiments.stats.power import (
     sample_size,
     sample_size_proportions,
 )
+from experiments.stats.quantile import QuantileStats
 from experiments.stats.srm import chi2_srm
 from experiments.stats.summary import Summary, finite_or_none
 
@@ -172,3 +176,79 @@ def test_one_sided_sequence_is_narrower_on_its_side() -> None:
         one, 5000, alpha=0.05, n_star=5000, alternative=Alternative.GREATER
     ).p_value
     assert p == pytest.approx(0.05, rel=1e-9)
+
+
+# GrowthBook packages/stats, tests/bayesian/test_tests.py
+P90 = (
+    QuantileStats(
+        n_observations=11054,
+        n_ranks=11054,
+        level=0.9,
+        value=7.157987489967789,
+        lower=7.098780136176828,
+        upper=7.217194843758751,
+    ),
+    QuantileStats(
+        n_observations=10861,
+        n_ranks=10861,
+        level=0.9,
+        value=7.694499927525767,
+        lower=7.64180598628119,
+        upper=7.747193868770344,
+    ),
+)
+GAUSSIAN = (
+    MeanStats(n=10, sum=100, sum_squares=1002.25),
+    MeanStats(n=10, sum=105, sum_squares=1111.5),
+)
+
+
+@pytest.mark.parametrize(
+    ("arms", "prior", "expected"),
+    [
+        # TestBinom.test_bayesian_binomial_ab_test
+        (
+            (ProportionStats(n=100, successes=49), ProportionStats(n=100, successes=51)),
+            (0.0, math.inf),
+            (0.04082, 0.14725, 0.60918, 0.0814, 0.04058, -0.24779, 0.32943),
+        ),
+        # TestNorm.test_bayesian_gaussian_ab_test, and with an informative prior
+        (GAUSSIAN, (0.0, math.inf), (0.05, 0.03572, 0.91923, 0.05131, 0.00131, -0.02, 0.12)),
+        (
+            GAUSSIAN,
+            (0.1, math.sqrt(0.1)),
+            (0.05063, 0.03549, 0.92315, 0.05186, 0.00123, -0.01893, 0.12019),
+        ),
+    ],
+)
+def test_effect_belief_matches_growthbook(
+    arms: tuple[MeanStats, MeanStats], prior: tuple[float, float], expected: tuple[float, ...]
+) -> None:
+    estimate = estimate_effect(*arms, Effect.RELATIVE)
+    found = effect_belief(
+        estimate.effect, estimate.standard_error, prior_mean=prior[0], prior_sd=prior[1]
+    )
+    values = (
+        found.mean,
+        found.sd,
+        found.chance_to_win,
+        found.risk_control,
+        found.risk_treatment,
+        found.ci_lower,
+        found.ci_upper,
+    )
+    assert values == pytest.approx(expected, abs=5.1e-6)
+
+
+def test_quantile_effect_matches_growthbook() -> None:
+    # TestEffectBayesianABTest.test_bayesian_effect_ab_test of the same file
+    absolute = estimate_effect(*P90)
+    flat = effect_belief(absolute.effect, absolute.standard_error)
+    interval = (flat.ci_lower, flat.ci_upper)
+    assert interval == pytest.approx((0.4572559589115422, 0.6157689162044128), abs=1e-13)
+    relative = estimate_effect(*P90, Effect.RELATIVE)
+    wide = effect_belief(relative.effect, relative.standard_error, prior_sd=1e3)
+    interval = (wide.ci_lower, wide.ci_upper)
+    assert interval == pytest.approx((0.06341005842481906, 0.08649588602990732), abs=1e-13)
+    informative = effect_belief(relative.effect, relative.standard_error, prior_sd=1.0)
+    assert informative.mean == pytest.approx(0.07495037261804469, abs=1e-14)
