@@ -6,10 +6,12 @@ impossible values are errors at deploy time, never repaired at request time.
 
 import hashlib
 import re
+from collections.abc import Hashable
 from decimal import Decimal
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 import yaml
@@ -45,7 +47,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class StrictModel(BaseModel):
     """Base of every configuration class: no unknown keys, no later changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class GenerationDefaults(StrictModel):
@@ -121,6 +125,20 @@ class CacheConfig(StrictModel):
     """Shared second tier, `redis://host:6379/0`. Without it each gateway replica has its own."""
     redis_timeout_s: float = Field(default=0.05, gt=0)
     """Longest wait for Redis; after it the request goes on as a miss."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+        except ValueError:  # the port is no number
+            usable = False
+        if not usable:
+            raise ValueError("no address of a Redis; write redis://[:password@]host:port/db")
+        return url
 
 
 class LimitsConfig(StrictModel):
@@ -342,7 +360,10 @@ def content_hash(model: StrictModel) -> str:
     """
     dumped = model.model_dump(mode="json")
     for experiment in dumped.get("experiments", {}).values():
-        experiment["allocation"] = list(experiment["allocation"].items())
+        experiment["allocation"] = [
+            (variant, f"{Decimal(percent).normalize():f}")
+            for variant, percent in experiment["allocation"].items()
+        ]
     return hashlib.sha256(orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -359,13 +380,20 @@ def load_yaml(text: str) -> object:
 
 
 _M = TypeVar("_M", bound=StrictModel)
+_YAML_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _YAML_MERGE:
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a text or a number", key_node.start_mark
+                )
             if key in seen:
                 raise ConfigError(f"key {key!r} appears twice{key_node.start_mark}")
             seen.add(key)
@@ -385,6 +413,8 @@ def _faults(error: ValidationError) -> list[str]:
         path = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
-        shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+        secret = item["loc"][:1] == ("auth",) or item["loc"][-1:] == ("redis_url",)
+        tellable = isinstance(given, str | int | float | bool) and not secret
+        shown = f" (got {given!r})" if tellable else ""
         faults.append(f"{path}: {message}{shown}" if path else message)
     return faults

@@ -121,6 +121,6 @@ async def test_body_that_does_not_come_is_given_up() -> None:
             yield b"{"
             await asyncio.Event().wait()
 
-    with pytest.raises(RequestTimeout, match="within 0.02 s") as caught:
+    with pytest.raises(RequestTimeout, match=r"within 0\.02 s") as caught:
         await read_json(Silent(), LimitsConfig(body_timeout_s=0.02))
     assert caught.value.status == 408
