@@ -182,6 +182,8 @@ def test_smaller_alpha_widens_every_interval(
 ) -> None:
     assume(abs(one - two) > 1e-3)
     small, large = sorted((one, two))
+    # Statsig's mixing variance shrinks with alpha, which turns the curve above 0.29.
+    assume(method is not SequentialMethod.MSPRT or large < 0.25)
     fractions = (0.5,) if method is SequentialMethod.GROUP_SEQUENTIAL else ()
 
     def width(alpha: float) -> float:
