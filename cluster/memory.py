@@ -69,6 +69,8 @@ def kv_bytes(model: ModelConfig) -> int:
 
 def gib(size_bytes: int) -> str:
     """Return a size as a person reads it."""
+    if size_bytes < 100 << 20:
+        return f"{size_bytes / 2**20:.1f} MiB"
     return f"{size_bytes / 2**30:.1f} GiB"
 
 

@@ -1,5 +1,6 @@
 """`carril deploy`: check, plan, deploy, and wait until it is true."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def run(
     connection = resolve(dashboard_url=address, http_url=url, guess=False)
     with ServeApi(connection.dashboard_url, token=connection.token) as api:
         details = api.details()
+        if connection.record is not None:
+            # Replicas read model paths from where the server was started.
+            os.chdir(connection.record.working_dir)
         with step("Checking model files") as progress:
             sizes = check_files(config, on_file=progress.update)
         plan, effects = plan_command.for_deployment(config, details)

@@ -90,12 +90,14 @@ def show(plan: Plan, effects: Consequences) -> None:
             f"{move.experiment}: {move.share:.2%} of units move {move.source} -> {move.target}",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
     for reload in effects.reloads:
         out.print(
             f"{reload.app}: loads beside the running model, then switches ({reload.reason})",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
     for warning in (*plan.warnings, *effects.warnings):
         warn(warning)
