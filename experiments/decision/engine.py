@@ -140,7 +140,15 @@ def _rule(
             Verdict.PROMOTE_B, [_about(ReasonCode.PRIMARY_BETTER, metric) for metric in better]
         )
     if waiting:
-        found = [_about(ReasonCode.PRIMARY_BETTER, metric) for metric in better]
+        found = [
+            _about(
+                ReasonCode.PRIMARY_BETTER
+                if shown[metric.name] > 0
+                else ReasonCode.PRIMARY_INCONCLUSIVE,
+                metric,
+            )
+            for metric in primary
+        ]
         first = [] if at_horizon else [Reason(code=ReasonCode.INSUFFICIENT)]
         return _Ruling(Verdict.NO_CLEAR_WINNER, first + waiting + found)
     return _at_horizon(primary, policy, score)

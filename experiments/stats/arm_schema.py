@@ -6,7 +6,15 @@ queries are accepted as aliases, so that the rows of such a query can be pasted.
 
 from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    model_validator,
+)
 
 from experiments.stats.cuped import CupedStats
 from experiments.stats.cuped_ratio import CupedRatioStats
@@ -21,25 +29,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-Count = Annotated[int, Field(ge=0, strict=False)]
+def _whole(value: object) -> object:
+    """Take 12.0 for 12, as SQL sums come, but neither true nor "12"."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0, strict=True)]
+"""A whole number, 0 or more."""
+
+Number = Annotated[FiniteFloat, Field(strict=True)]
+"""A finite number; not a string that looks like one."""
 
 
 class MeanArm(Strict):
     """A mean: n with sum and sum_squares, or n with mean and variance (or stddev)."""
 
     n: Count = Field(validation_alias=AliasChoices("n", "users", "count"))
-    sum: FiniteFloat | None = Field(default=None, validation_alias=AliasChoices("sum", "main_sum"))
-    sum_squares: FiniteFloat | None = Field(
+    sum: Number | None = Field(default=None, validation_alias=AliasChoices("sum", "main_sum"))
+    sum_squares: Number | None = Field(
         default=None, validation_alias=AliasChoices("sum_squares", "main_sum_squares")
     )
-    mean: FiniteFloat | None = None
-    variance: Annotated[FiniteFloat, Field(ge=0)] | None = None
-    stddev: Annotated[FiniteFloat, Field(ge=0)] | None = Field(
+    mean: Number | None = None
+    variance: Annotated[Number, Field(ge=0)] | None = None
+    stddev: Annotated[Number, Field(ge=0)] | None = Field(
         default=None, validation_alias=AliasChoices("stddev", "standard_deviation", "std")
     )
-    covariate_sum: FiniteFloat | None = None
-    covariate_sum_squares: FiniteFloat | None = None
-    covariate_sum_products: FiniteFloat | None = Field(
+    covariate_sum: Number | None = None
+    covariate_sum_squares: Number | None = None
+    covariate_sum_products: Number | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "covariate_sum_products", "covariate_sum_product", "main_covariate_sum_product"
@@ -83,7 +100,7 @@ class ProportionArm(Strict):
 
     n: Count = Field(validation_alias=AliasChoices("n", "users", "count"))
     sum: Count = Field(validation_alias=AliasChoices("sum", "successes", "main_sum"))
-    sum_squares: FiniteFloat | None = Field(
+    sum_squares: Number | None = Field(
         default=None, validation_alias=AliasChoices("sum_squares", "main_sum_squares")
     )
     """Optional; equals `sum` for yes/no values, which is checked."""
@@ -119,13 +136,13 @@ class RatioArm(Strict):
     """A ratio of sums over n clusters, optionally with the same ratio before the experiment."""
 
     n: Count = Field(validation_alias=AliasChoices("n", "users", "count", "n_clusters"))
-    sum: FiniteFloat = Field(validation_alias=AliasChoices("sum", "numerator_sum", "main_sum"))
-    sum_squares: FiniteFloat = Field(
+    sum: Number = Field(validation_alias=AliasChoices("sum", "numerator_sum", "main_sum"))
+    sum_squares: Number = Field(
         validation_alias=AliasChoices("sum_squares", "numerator_sum_squares", "main_sum_squares")
     )
-    denominator_sum: FiniteFloat
-    denominator_sum_squares: FiniteFloat
-    sum_products: FiniteFloat = Field(
+    denominator_sum: Number
+    denominator_sum_squares: Number
+    sum_products: Number = Field(
         validation_alias=AliasChoices(
             "sum_products",
             "cross_sum",
@@ -136,42 +153,42 @@ class RatioArm(Strict):
             "cross_products",
         )
     )
-    covariate_sum: FiniteFloat | None = None
-    covariate_sum_squares: FiniteFloat | None = None
-    covariate_denominator_sum: FiniteFloat | None = Field(
+    covariate_sum: Number | None = None
+    covariate_sum_squares: Number | None = None
+    covariate_denominator_sum: Number | None = Field(
         default=None,
         validation_alias=AliasChoices("covariate_denominator_sum", "denominator_pre_sum"),
     )
-    covariate_denominator_sum_squares: FiniteFloat | None = Field(
+    covariate_denominator_sum_squares: Number | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "covariate_denominator_sum_squares", "denominator_pre_sum_squares"
         ),
     )
-    sum_products_main_covariate: FiniteFloat | None = Field(
+    sum_products_main_covariate: Number | None = Field(
         default=None,
         validation_alias=AliasChoices("sum_products_main_covariate", "main_covariate_sum_product"),
     )
-    sum_products_main_covariate_denominator: FiniteFloat | None = Field(
+    sum_products_main_covariate_denominator: Number | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "sum_products_main_covariate_denominator", "main_post_denominator_pre_sum_product"
         ),
     )
-    sum_products_denominator_covariate: FiniteFloat | None = Field(
+    sum_products_denominator_covariate: Number | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "sum_products_denominator_covariate", "main_pre_denominator_post_sum_product"
         ),
     )
-    sum_products_denominator_covariate_denominator: FiniteFloat | None = Field(
+    sum_products_denominator_covariate_denominator: Number | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "sum_products_denominator_covariate_denominator",
             "denominator_post_denominator_pre_sum_product",
         ),
     )
-    sum_products_covariate_covariate_denominator: FiniteFloat | None = Field(
+    sum_products_covariate_covariate_denominator: Number | None = Field(
         default=None,
         validation_alias=AliasChoices(
             "sum_products_covariate_covariate_denominator",
@@ -233,11 +250,11 @@ class QuantileArm(Strict):
 
     n: Count = Field(validation_alias=AliasChoices("n", "quantile_n"))
     """Observations."""
-    value: FiniteFloat = Field(
+    value: Number = Field(
         validation_alias=AliasChoices("value", "quantile", "quantile_hat", "estimate")
     )
-    lower: FiniteFloat = Field(validation_alias=AliasChoices("lower", "quantile_lower"))
-    upper: FiniteFloat = Field(validation_alias=AliasChoices("upper", "quantile_upper"))
+    lower: Number = Field(validation_alias=AliasChoices("lower", "quantile_lower"))
+    upper: Number = Field(validation_alias=AliasChoices("upper", "quantile_upper"))
     n_star: Count | None = Field(
         default=None, validation_alias=AliasChoices("n_star", "quantile_nstar", "n_ranks")
     )
@@ -245,14 +262,14 @@ class QuantileArm(Strict):
     n_clusters: Count | None = Field(
         default=None, validation_alias=AliasChoices("n_clusters", "users")
     )
-    sum: FiniteFloat | None = Field(default=None, validation_alias=AliasChoices("sum", "main_sum"))
+    sum: Number | None = Field(default=None, validation_alias=AliasChoices("sum", "main_sum"))
     """Observations at or below `value`, summed over clusters; likewise the next four."""
-    sum_squares: FiniteFloat | None = Field(
+    sum_squares: Number | None = Field(
         default=None, validation_alias=AliasChoices("sum_squares", "main_sum_squares")
     )
-    denominator_sum: FiniteFloat | None = None
-    denominator_sum_squares: FiniteFloat | None = None
-    sum_products: FiniteFloat | None = Field(
+    denominator_sum: Number | None = None
+    denominator_sum_squares: Number | None = None
+    sum_products: Number | None = Field(
         default=None,
         validation_alias=AliasChoices("sum_products", "main_denominator_sum_product"),
     )

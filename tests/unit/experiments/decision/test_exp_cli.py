@@ -152,6 +152,8 @@ def changed(path: str, value: object) -> dict[str, Any]:
         (changed("alpha", 0), "greater than 0"),
         (changed("schema_version", 2), "schema_version"),
         (changed("metrics.0.arms.control.sum", float("nan")), "finite number (got nan)"),
+        (changed("metrics.0.arms.control.n", True), "valid integer (got True)"),
+        (changed("metrics.0.arms.control.sum", "12"), "valid number (got '12')"),
         (changed("metrics.1.alpha", 0.7), "below 0.5 for a one-sided"),
         (
             changed(
