@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from serve_app.engines.llama_cpp.grammar_worker import ACCEPTED, HEADER, READY
+from serve_app.engines.llama_cpp.grammar_wire import ACCEPTED, HEADER, READY
 from serve_app.errors import EngineFailed, InvalidSchema, Overloaded
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class GrammarChecker:
     """
 
     def __init__(self, model_path: Path, *, check_s: float = CHECK_S) -> None:
-        self._model_path = model_path
+        self._model_path = model_path.absolute()
         self._check_s = check_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

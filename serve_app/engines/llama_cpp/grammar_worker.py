@@ -11,7 +11,6 @@ import ctypes
 import os
 import resource
 import signal
-import struct
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,13 +19,9 @@ import numpy as np
 
 from serve_app.engines.llama_cpp.binding import library
 from serve_app.engines.llama_cpp.grammar import CANDIDATE, candidate_array
+from serve_app.engines.llama_cpp.grammar_wire import ACCEPTED, HEADER, READY, REFUSED
 from serve_app.engines.llama_cpp.model import Model
 
-READY = b"R"
-ACCEPTED = b"+"
-REFUSED = b"-"
-HEADER = struct.Struct("<I")
-"""Length of the grammar that follows, in bytes."""
 _MEMORY_BYTES = 512 << 20
 """Address space beyond what the loaded tokenizer takes."""
 _CPU_S = 2
