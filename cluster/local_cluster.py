@@ -5,6 +5,7 @@ and leaves every other Ray on the machine alone.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -17,7 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster import process_tree
 from cluster.errors import infrastructure
-from cluster.home import ensure_ray_token, ray_temp_dir, ray_token_path, record_path, run_dir
+from cluster.home import (
+    ensure_ray_token,
+    haproxy_dir,
+    ray_temp_dir,
+    ray_token_path,
+    record_path,
+    run_dir,
+)
 from cluster.ray_environment import (
     LOOPBACK,
     Ports,
@@ -157,6 +165,8 @@ def stop_cluster(home: Path, record: ClusterRecord) -> int:
     process_tree.terminate(processes, grace_s=_GRACE_S)
     # Workers that were being started while their parent ended.
     process_tree.terminate(record.members(), grace_s=0.0)
+    # Sockets and generated configuration; Ray's logs stay.
+    shutil.rmtree(haproxy_dir(home), ignore_errors=True)
     record_path(home).unlink(missing_ok=True)
     return len(processes)
 

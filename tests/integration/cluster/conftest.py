@@ -1,6 +1,7 @@
 """One real cluster for this folder, started and stopped by the command line itself."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.home import ray_temp_dir
 from cluster.local_cluster import ClusterRecord
 from cluster.serve_api import ServeApi
 
@@ -96,9 +98,12 @@ class Sandbox:
 
 
 @pytest.fixture(scope="session")
-def new_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Sandbox]:
+def new_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sandbox]]:
+    made: list[Path] = []
+
     def make() -> Sandbox:
         directory = tmp_path_factory.mktemp("carril")
+        made.append(directory)
         unset = ("RAY_DASHBOARD_ADDRESS", "RAY_ADDRESS", "CARRIL_URL", "RAY_AUTH_MODE")
         environment = {name: value for name, value in os.environ.items() if name not in unset}
         environment |= {
@@ -112,7 +117,10 @@ def new_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Sandbo
         http, dashboard, gcs = free_ports(3)
         return Sandbox(directory, environment, (http, dashboard, gcs))
 
-    return make
+    yield make
+    for directory in made:
+        # Long homes have their sockets elsewhere; see `cluster.home`.
+        shutil.rmtree(ray_temp_dir(directory / "var").parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

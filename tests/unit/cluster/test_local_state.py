@@ -1,8 +1,10 @@
 """Where state lies, who may read it, and how the environment of Ray is made."""
 
 import os
+import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,19 +57,29 @@ def test_directories_of_sockets_are_closed_to_others(tmp_path: Path) -> None:
     assert mode(home_module.ray_temp_dir(tmp_path).parent) == 0o700
 
 
-def test_socket_paths_fit_however_long_the_home_is(tmp_path: Path) -> None:
-    deep = tmp_path / ("d" * 60) / ("e" * 60)
+@pytest.fixture(autouse=True)
+def _no_leftovers(tmp_path: Path) -> Iterator[None]:
+    yield
+    shutil.rmtree(home_module.ray_temp_dir(tmp_path).parent)
 
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A home whose path is too long for sockets."""
+    home = tmp_path / ("d" * 60) / ("e" * 60)
+    yield home
+    shutil.rmtree(home_module.ray_temp_dir(home).parent)
+
+
+def test_socket_paths_fit_however_long_the_home_is(deep: Path) -> None:
     socket = home_module.haproxy_dir(deep) / ("0" * 56) / "admin.sock"
     assert len(str(socket)) <= 97
     session = "session_2026-11-21_04-17-36_057299_219140/sockets/plasma_store"
     assert len(str(home_module.ray_temp_dir(deep) / session)) <= 107
 
 
-def test_two_homes_have_different_directories(tmp_path: Path) -> None:
-    first, second = (tmp_path / name / ("d" * 80) for name in "ab")
-
-    assert home_module.ray_temp_dir(first) != home_module.ray_temp_dir(second)
+def test_two_homes_have_different_directories(deep: Path, tmp_path: Path) -> None:
+    assert home_module.ray_temp_dir(deep) != home_module.ray_temp_dir(tmp_path)
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
