@@ -1,4 +1,4 @@
-"""The order in which a training sees its conversations: a function of seed and step, so that a resumed run sees the same."""
+"""The order in which a training sees its conversations, a pure function of seed and step."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -53,12 +53,15 @@ class BatchPlan:
         pool = self._batch_size * _POOL_BATCHES
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
-            by_length = sorted(order[start : start + pool], key=lambda i: len(self._examples[i].ids))
+            by_length = sorted(order[start : start + pool], key=self._length)
             batches += [
                 by_length[at : at + self._batch_size]
                 for at in range(0, len(by_length) - self._batch_size + 1, self._batch_size)
             ]
         return stream.shuffled(batches)
+
+    def _length(self, index: int) -> int:
+        return len(self._examples[index].ids)
 
     def _collate(self, examples: list[Encoded]) -> Batch:
         width = max(len(e.ids) for e in examples)

@@ -1,4 +1,4 @@
-"""Conversations as token ids: the chat template, written token by token, and which tokens to learn."""
+"""Conversations as token ids: the chat template by hand, and which tokens to learn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class ChatEncoder:
         ids = list(self.system_ids)
         learn = [False] * len(ids)
         for message in messages:
-            # Earlier replies may be plain text, which the model must never write: only JSON is learnt.
+            # Earlier replies may be plain text, which the model must never write.
             is_target = message.role == ASSISTANT and message.content.startswith("{")
             header = self._header(message.role)
             body = [*self.text_ids(message.content.strip()), self.eot_id]

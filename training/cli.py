@@ -1,4 +1,4 @@
-"""The commands `carril data ...` and `carril train`; heavy packages load only when a command runs."""
+"""The commands `carril data ...` and `carril train`; heavy packages load when one runs."""
 
 import json
 import sys

@@ -1,7 +1,8 @@
 """The answer contract: what a reply of the OKLA assistant looks like, byte for byte.
 
-The JSON schema in `models/okla/profile` is what serving enforces; `Answer` is the same contract as a type, used to
-write training targets and to judge generated text. A unit test holds the two, and the list of intents, together.
+The JSON schema in `models/okla/profile` is what serving enforces; `Answer` is the same contract as
+a type, used to write training targets and to judge generated text. A unit test holds the two, and
+the list of intents, together.
 """
 
 import json
@@ -71,7 +72,7 @@ class Answer(_Contract):
 
     @staticmethod
     def _dump_field(key: str, value: object) -> str:
-        # Two decimals always: json.dumps would write 0.9 for 0.90 and give one number two token sequences.
+        # json.dumps would write 0.9 for 0.90 and give one number two token sequences.
         return f"{value:.2f}" if key == "confidence" else _dumps(value)
 
 
@@ -101,7 +102,8 @@ def chat_template() -> str:
 
 @cache
 def answer_schema() -> dict[str, Any]:
-    """Return the JSON schema of an answer. `Any`: it is JSON, forwarded and never read field by field."""
+    """Return the JSON schema of an answer."""
+    # Any: it is JSON, forwarded and never read field by field.
     schema: dict[str, Any] = json.loads(
         (PROFILE_DIR / "answer.schema.json").read_text(encoding="utf-8")
     )

@@ -38,7 +38,7 @@ class EvalReport(BaseModel):
     handoff_accuracy: Share
     """Hand-off right, among valid replies."""
     echo_accuracy: Share
-    """Vehicle names in the reply that the conversation has too, among valid replies that name one."""
+    """Vehicle names in valid replies that are in the conversation too."""
     intent_accuracy_by_register: dict[str, Share]
     intent_accuracy_by_intent: dict[str, Share]
     mean_reply_tokens: float
@@ -81,17 +81,16 @@ def evaluate(
         for conversation in conversations:
             ids = encoder.prompt_ids(conversation.messages[:-1])
             reply = model.generate(ids, stop=encoder.eot_id, max_tokens=MAX_REPLY_TOKENS)
-            answer = parse_answer(tokenizer.decode(reply)) if len(reply) < MAX_REPLY_TOKENS else None
-            scored.append(
-                _Scored(conversation=conversation, answer=answer, n_tokens=len(reply))
-            )
+            ended = len(reply) < MAX_REPLY_TOKENS
+            answer = parse_answer(tokenizer.decode(reply)) if ended else None
+            scored.append(_Scored(conversation=conversation, answer=answer, n_tokens=len(reply)))
             on_progress(len(scored), len(conversations))
     return _report(scored, vehicle_names)
 
 
 def _report(scored: list[_Scored], vehicle_names: Sequence[str]) -> EvalReport:
     valid = [(s.conversation, s.answer) for s in scored if s.answer is not None]
-    expected = [(parse_answer(c.answer_json), answer) for c, answer in valid]
+    expected = [(Answer.model_validate_json(c.answer_json), answer) for c, answer in valid]
     echoes = [
         name.lower() in " ".join(m.content.lower() for m in conversation.messages[:-1])
         for conversation, answer in valid
@@ -101,8 +100,8 @@ def _report(scored: list[_Scored], vehicle_names: Sequence[str]) -> EvalReport:
     return EvalReport(
         json_validity=_share([s.answer is not None for s in scored]),
         intent_accuracy=_share([s.is_right for s in scored]),
-        signals_accuracy=_share([e is not None and e.lead_signals == a.lead_signals for e, a in expected]),
-        handoff_accuracy=_share([e is not None and e.handoff == a.handoff for e, a in expected]),
+        signals_accuracy=_share([e.lead_signals == a.lead_signals for e, a in expected]),
+        handoff_accuracy=_share([e.handoff == a.handoff for e, a in expected]),
         echo_accuracy=_share(echoes),
         intent_accuracy_by_register=_by(scored, lambda s: s.conversation.register),
         intent_accuracy_by_intent=_by(scored, lambda s: s.conversation.intent),

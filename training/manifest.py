@@ -1,4 +1,4 @@
-"""The manifest beside a model file: what it is, what it came from, and how good it was, tied by hashes."""
+"""The manifest beside a model file: what it is, came from and achieved, tied by hashes."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -92,7 +92,7 @@ def file_sha256(path: Path) -> str:
 
 
 def manifest_path(model: Path) -> Path:
-    """Return where the manifest of a model file lies: `okla-v1.Q4_K_M.gguf` -> `okla-v1.manifest.json`."""
+    """Return where the manifest of a model lies: `a.Q4_K_M.gguf` -> `a.manifest.json`."""
     return model.with_name(f"{model.name.split('.', 1)[0]}.manifest.json")
 
 

@@ -1,4 +1,4 @@
-"""The Llama network: built, run with a shared system prompt, saved. The adapter to torch and transformers."""
+"""The Llama network: built, run with a shared system prompt, saved."""
 
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def save_network(network: LlamaForCausalLM, folder: Path) -> None:
 def batch_loss(network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ...]) -> Tensor:
     """Return the summed cross-entropy over the tokens to learn, in nats.
 
-    The system prompt opens every conversation, so it runs once for the whole batch and its keys and values are
-    shared. Gradients flow through the shared part: it is the same function, in less time.
+    The system prompt opens every conversation, so it runs once for the whole batch and its keys and
+    values are shared. Gradients flow through the shared part: the same function, in less time.
 
     Args:
         network: The network.
@@ -81,8 +81,8 @@ def count_learnt(batch: Batch) -> int:
     return sum(map(sum, batch.learn))
 
 
-@torch.inference_mode()
 def sequence_logits(network: LlamaForCausalLM, ids: list[int]) -> Tensor:
     """Return the logits of one sequence, (n_tokens, n_vocab) float32."""
-    logits: Tensor = network(torch.tensor([ids])).logits[0].float()
+    with torch.inference_mode():
+        logits: Tensor = network(torch.tensor([ids])).logits[0].float()
     return logits

@@ -1,4 +1,4 @@
-"""Train -> evaluate -> export -> quantise -> manifest: the way from a configuration to a model that ships."""
+"""From a configuration to a model that ships: train, export, quantise, evaluate, describe."""
 
 import json
 import shutil
@@ -35,8 +35,8 @@ Report = Callable[[str], None]
 def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     """Do everything below `out_dir` and return the manifest of the finished model.
 
-    The folder then holds the dataset, `tokenizer.json`, the network for Hugging Face, the F32 and the Q4_K_M GGUF,
-    `metrics.json` and, written last, the manifest.
+    The folder then holds the dataset, `tokenizer.json`, the network for Hugging Face, the F32 and
+    the Q4_K_M GGUF, `metrics.json` and, written last, the manifest.
 
     Args:
         config: The configuration.
@@ -89,9 +89,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     return manifest
 
 
-def _train(
-    config: TrainConfig, tokenizer: Tokenizer, out_dir: Path, report: Report
-) -> TrainResult:
+def _train(config: TrainConfig, tokenizer: Tokenizer, out_dir: Path, report: Report) -> TrainResult:
     encoder = ChatEncoder(tokenizer)
     limit = config.optim.max_tokens
     examples = [
@@ -208,5 +206,3 @@ def _code_commit() -> str | None:
         [git, "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or None
-
-

@@ -21,7 +21,7 @@ SPECIAL_TOKENS = (BOS, EOS, HEADER_START, HEADER_END, EOT)
 ROLES = ("system", "user", "assistant")
 
 GGUF_PRE = "llama-bpe"
-"""llama.cpp's name of the split below; it also looks a whole piece up before it merges (`ignore_merges`)."""
+"""llama.cpp's name of the split below; it also looks up a whole piece before it merges."""
 
 LLAMA_BPE_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

@@ -1,4 +1,4 @@
-"""Entry point: `python -m training.train --config training/configs/okla-v1.yaml --out var/training/okla-v1`."""
+"""Entry point: `python -m training.train --config training/configs/okla-v1.yaml --out DIR`."""
 
 import typer
 

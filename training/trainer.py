@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +73,7 @@ def train(
         on_progress: Called after every tenth step and at the end.
 
     Raises:
-        TrainingError: If the checkpoint belongs to another configuration, or the loss is not finite.
+        TrainingError: If the checkpoint is of another configuration, or the loss is not finite.
     """
     make_deterministic(config.seed, config.threads)
     network = build_network(config)
@@ -98,9 +97,15 @@ def train(
             left = config.optim.n_steps - state.step
             tokens_per_step = state.tokens_seen / state.step
             eta_s = left * tokens_per_step / max(rate, 1e-9)
-            on_progress(Progress(step=state.step, n_steps=config.optim.n_steps,
-                                 loss=_mean(state.losses[-10:]), tokens_per_second=rate,
-                                 eta_s=eta_s))  # fmt: skip
+            on_progress(
+                Progress(
+                    step=state.step,
+                    n_steps=config.optim.n_steps,
+                    loss=_mean(state.losses[-10:]),
+                    tokens_per_second=rate,
+                    eta_s=eta_s,
+                )
+            )
             reported_at, reported_tokens = now, state.tokens_seen
     network.eval()
     tail = max(1, config.optim.n_steps // 20)
@@ -112,7 +117,6 @@ def train(
     )
 
 
-@torch.inference_mode()
 def mean_loss(
     network: LlamaForCausalLM,
     examples: Sequence[Encoded],
@@ -125,7 +129,8 @@ def mean_loss(
     total, n_learnt = 0.0, 0
     for index in range(len(examples) // min(batch_size, len(examples))):
         batch = plan.batch(index)
-        total += float(batch_loss(network, batch, prefix=prefix))
+        with torch.inference_mode():
+            total += float(batch_loss(network, batch, prefix=prefix))
         n_learnt += count_learnt(batch)
     return total / n_learnt
 
@@ -152,7 +157,7 @@ def _train_step(
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -191,7 +196,7 @@ def _save(
         "losses": state.losses,
     }
     torch.save(content, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _restore(
@@ -203,7 +208,7 @@ def _restore(
     content = torch.load(path, weights_only=True)
     if content["config_sha256"] != config.sha256():
         raise TrainingError(
-            f"{str(path)!r} is a checkpoint of another configuration; use another --out or remove it"
+            f"{str(path)!r} is a checkpoint of another configuration: remove it or change --out"
         )
     network.load_state_dict(content["network"])
     optimizer.load_state_dict(content["optimizer"])

@@ -1,1 +1,1 @@
-"""Synthetic Dominican Spanish conversations of a vehicle marketplace, the same bytes on every machine."""
+"""Synthetic Dominican Spanish conversations, the same bytes on every machine."""

@@ -1,4 +1,4 @@
-"""What the generator knows: intents, phrase patterns, slot vocabularies and reply templates, read from data files."""
+"""What the generator knows, read from data files: intents, phrases, vocabularies, replies."""
 
 import hashlib
 import re
@@ -83,7 +83,7 @@ class Pattern(NamedTuple):
     register: Register
     text: str
     family: str
-    """Patterns that differ only in accents, case and punctuation share a family; families are split, not rows."""
+    """Shared by patterns that differ only in accents, case and punctuation; families are split."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class Pattern(NamedTuple):
 
     @property
     def is_heldout(self) -> bool:
-        """Whether no phrasing of this family is ever trained on (12 % of families, by salted hash)."""
+        """Whether this family is never trained on (12 % of families, by salted hash)."""
         return int(_sha256(f"{_HELDOUT_SALT}:{self.family}")[:8], 16) % 100 < 12
 
 
@@ -118,7 +118,7 @@ def slots_of(template: str) -> tuple[str, ...]:
 
 @cache
 def intent_names() -> tuple[str, ...]:
-    """Return the intents in the order of the answer schema: the one list everything derives from."""
+    """Return the intents in the order of the answer schema, the one list of them."""
     return tuple(_intent_file().intents)
 
 
@@ -139,7 +139,8 @@ def load_catalog() -> Catalog:
         if unknown := set(spec.next) - names:
             raise CatalogError(f"intents.yaml: {name!r} is followed by unknown intents {unknown}")
     patterns = tuple(p for intent in intent_file.intents for p in _read_patterns(intent))
-    _check_patterns(patterns, known_slots={*slots.values, *VEHICLE_SLOTS, *BODY_SLOTS, *COMPUTED_SLOTS})
+    known_slots = {*slots.values, *VEHICLE_SLOTS, *BODY_SLOTS, *COMPUTED_SLOTS}
+    _check_patterns(patterns, known_slots=known_slots)
     return Catalog(intent_file.intents, intent_file.slot_signals, patterns, replies, slots)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,7 +49,7 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
 
     Args:
         config: What the dataset is made of.
-        out_dir: Folder for `train.jsonl`, `heldout.jsonl` and `manifest.json`; created when missing.
+        out_dir: Folder for the splits and `manifest.json`; created when missing.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     infos = {split: _write_split(list(generate(config, split)), split, out_dir) for split in SPLITS}
@@ -69,7 +68,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, with the same bytes on every system."""
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_bytes(text.encode())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _write_split(conversations: list[Conversation], split: Split, out_dir: Path) -> SplitInfo:

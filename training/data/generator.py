@@ -1,4 +1,4 @@
-"""Turns the catalogue into conversations: pattern, slots, noise, history, and the answer that belongs to them."""
+"""Turns the catalogue into conversations, each with the answer that belongs to it."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,14 @@ ReplyRegister = Literal["formal", "street", "mirror"]
 Split = Literal["train", "heldout"]
 
 _CONFIDENCE_PERCENT = {Register.FORMAL: 96, Register.CASUAL: 94, Register.STREET: 91}
-_COSMETIC_NOISE = {"drop_opening_marks", "drop_accents", "lowercase", "drop_punctuation", "add_emoji"}
+_COSMETIC_NOISE = {
+    "drop_opening_marks",
+    "drop_accents",
+    "lowercase",
+    "drop_punctuation",
+    "add_emoji",
+}
+"""Noise that costs a reader nothing, and the answer no confidence."""
 
 
 class DataConfig(BaseModel):
@@ -35,7 +42,7 @@ class DataConfig(BaseModel):
     pattern_percent: Annotated[int, Field(gt=0, le=100)] = 100
     """Share of the training patterns in use."""
     reply_register: ReplyRegister = "mirror"
-    """How the assistant writes; `mirror` answers formal customers formally and others as on the street."""
+    """How the assistant writes; `mirror`: formal with formal customers, street with others."""
     history_percent: Annotated[int, Field(ge=0, le=100)] = 25
     """Share of conversations with one to three earlier turns."""
     decorate_percent: Annotated[int, Field(ge=0, le=100)] = 35
@@ -122,7 +129,7 @@ class _Generator:
         vehicles = self._bind_vehicles(stream.child("vehicles"))
         messages: list[Message] = []
         if stream.percent(self._config.history_percent):
-            # The application may send its history as JSON or, with the text model, as plain replies.
+            # Applications send their history as JSON or, with the text model, as plain text.
             as_json = stream.percent(50)
             for turn, earlier in enumerate(self._history(pattern, stream.child("history"))):
                 turn_stream = stream.child("earlier", turn)
@@ -144,7 +151,7 @@ class _Generator:
         )
 
     def _history(self, last: Pattern, stream: Stream) -> list[Pattern]:
-        """Walk backwards over intents that lead to one another; only training patterns, in both splits."""
+        """Walk backwards over intents that lead to one another, with training patterns only."""
         chain: list[Pattern] = []
         intent = last.intent
         for _ in range(1 + (stream.percent(30) + stream.percent(15))):
@@ -181,7 +188,8 @@ class _Generator:
     def _draw(self, slot: str, stream: Stream) -> str:
         if slot == "phone":
             number = f"555-01{stream.below(100):02d}"
-            return stream.choice([f"809-{number}", f"809 {number}", f"809{number.replace('-', '')}"])
+            digits = number.replace("-", "")
+            return stream.choice([f"809-{number}", f"809 {number}", f"809{digits}"])
         if slot == "gibberish":
             letters = "asdfghjklñqwertyuiopzxcvbnm"
             return "".join(stream.choice(letters) for _ in range(4 + stream.below(7)))
@@ -207,7 +215,8 @@ class _Generator:
     ) -> Answer:
         replies = self._catalog.replies[pattern.intent]
         mirror = "formal" if pattern.register is Register.FORMAL else "street"
-        register = mirror if self._config.reply_register == "mirror" else self._config.reply_register
+        wanted = self._config.reply_register
+        register = mirror if wanted == "mirror" else wanted
         templates = replies.formal if register == "formal" else replies.street
         echoing = [t for t in templates if slots_of(t) and set(slots_of(t)) <= used]
         plain = [t for t in templates if not slots_of(t)]
@@ -230,13 +239,13 @@ class _Generator:
 
     def _signals(self, pattern: Pattern, used: set[str]) -> LeadSignals:
         specs = [self._catalog.intents[pattern.intent].signals]
-        specs += [self._catalog.slot_signals[s] for s in sorted(used & set(self._catalog.slot_signals))]
+        specs += [spec for slot, spec in self._catalog.slot_signals.items() if slot in used]
         return _merge_signals(specs)
 
 
 def _merge_signals(specs: list[SignalSpec]) -> LeadSignals:
     return LeadSignals(
-        urgency=URGENCIES[max(URGENCIES.index(s.urgency) for s in specs)],  # type: ignore[arg-type]  # validated
+        urgency=URGENCIES[max(URGENCIES.index(s.urgency) for s in specs)],
         financing=any(s.financing for s in specs),
         trade_in=any(s.tradeIn for s in specs),
         test_drive=any(s.testDrive for s in specs),

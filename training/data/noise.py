@@ -8,9 +8,16 @@ from training.data.stream import Stream
 
 Transform = Callable[[str, Stream], str]
 
-_NEIGHBOURS = {
-    "a": "s", "e": "r", "i": "o", "o": "p", "n": "m", "s": "a", "t": "r", "r": "t", "c": "v", "l": "k",
-}  # fmt: skip
+_NEIGHBOURS = dict(zip("aeionstrcl", "sropmartvk", strict=True))
+"""Key that the thumb hits instead."""
+_ABBREVIATIONS = {
+    "también": "tmb",
+    "dónde": "dnd",
+    "porque": "pq",
+    "para": "pa",
+    "está": "ta",
+    "estoy": "toy",
+}
 _EMOJI = ("🙏", "😂", "👍", "🚗", "🔥", "😅", "💯", "🙌", "👀", "🤝")
 
 
@@ -67,9 +74,8 @@ def r_to_l(text: str, stream: Stream) -> str:
 
 def abbreviate(text: str, stream: Stream) -> str:  # noqa: ARG001
     """Write the usual abbreviations."""
-    for pattern, short in ((r"\btambién\b", "tmb"), (r"\bdónde\b", "dnd"), (r"\bporque\b", "pq"),
-                           (r"\bpara\b", "pa"), (r"\bestá\b", "ta"), (r"\bestoy\b", "toy")):  # fmt: skip
-        text = re.sub(pattern, short, text, flags=re.IGNORECASE)
+    for word, short in _ABBREVIATIONS.items():
+        text = re.sub(rf"\b{word}\b", short, text, flags=re.IGNORECASE)
     return text
 
 
@@ -103,7 +109,9 @@ def lose_letter(text: str, stream: Stream) -> str:
 def stretch(text: str, stream: Stream) -> str:
     """Repeat the last vowel."""
     match = re.search(r"[aeiou](?=\W*$)", text)
-    return text if match is None else text[: match.end()] + match[0] * (1 + stream.below(3)) + text[match.end() :]
+    if match is None:
+        return text
+    return text[: match.end()] + match[0] * (1 + stream.below(3)) + text[match.end() :]
 
 
 def add_emoji(text: str, stream: Stream) -> str:
@@ -133,7 +141,7 @@ TRANSFORMS: dict[str, tuple[int, Transform]] = {
 
 
 def apply_noise(text: str, stream: Stream) -> tuple[str, tuple[str, ...]]:
-    """Return the text as somebody might type it, and the names of the transforms that changed it."""
+    """Return the text as somebody might type it, and which transforms changed it."""
     applied = []
     for name, (chance, transform) in TRANSFORMS.items():
         if not stream.percent(chance):

@@ -10,9 +10,9 @@ T = TypeVar("T")
 class Stream:
     """A stream of choices derived from a path of names by SHA-256 in counter mode.
 
-    `random.Random` promises a stable sequence for `random()` only; how `choice` and `shuffle` use it has changed
-    between Python versions. Here each choice is integer arithmetic on a hash, and a child stream depends on its
-    name alone, so that adding a choice in one place moves no other.
+    `random.Random` promises a stable sequence for `random()` only; how `choice` and `shuffle` use
+    it has changed between Python versions. Here each choice is integer arithmetic on a hash, and a
+    child stream depends on its name alone, so that adding a choice in one place moves no other.
     """
 
     def __init__(self, *path: str | int) -> None:

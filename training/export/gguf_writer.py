@@ -1,4 +1,4 @@
-"""Writes a Llama network and its tokenizer as a GGUF file that llama.cpp runs without conversion tools."""
+"""Writes a Llama network and its tokenizer as a GGUF file for llama.cpp."""
 
 import json
 from pathlib import Path
@@ -36,14 +36,13 @@ def write_gguf(
         half: Write matrices in F16.
 
     Raises:
-        ExportError: If the network has a tensor that the format does not know, or untied embeddings.
+        ExportError: If the format does not know a tensor, or the embeddings are not tied.
     """
     if not network.config.tie_word_embeddings:
         raise ExportError("Only networks with tied embeddings are exported")
     if network.config.vocab_size != tokenizer.get_vocab_size():
-        raise ExportError(
-            f"The network has {network.config.vocab_size} tokens, the tokenizer {tokenizer.get_vocab_size()}"
-        )
+        n_network, n_tokenizer = network.config.vocab_size, tokenizer.get_vocab_size()
+        raise ExportError(f"The network has {n_network} tokens, the tokenizer {n_tokenizer}")
     writer = gguf.GGUFWriter(path, "llama")
     _add_metadata(writer, network, name=name, version=version, half=half)
     _add_tokenizer(writer, tokenizer)
@@ -55,7 +54,7 @@ def write_gguf(
 
 
 def permute_rope_rows(weights: Weights, n_heads: int) -> Weights:
-    """Reorder the rows of Q or K from split halves to neighbouring pairs, as llama.cpp rotates them.
+    """Reorder the rows of Q or K from split halves to the pairs that llama.cpp rotates.
 
     Args:
         weights: (n_heads * head_dim, n_embd) float32.

@@ -1,6 +1,6 @@
-"""llama.cpp as a judge: tokenises, computes logits, generates greedily, quantises. The adapter to `llama_cpp`.
+"""llama.cpp as a judge: tokens, logits, greedy replies, quantisation. The adapter to `llama_cpp`.
 
-Serving has its own engine; this one runs one sequence at a time and exists to check files and to measure models.
+Serving has its own engine; this one runs one sequence at a time, to check files and measure models.
 """
 
 import ctypes
@@ -16,11 +16,11 @@ from training.errors import ArtefactError, ExportError, MissingExtraError
 try:
     import llama_cpp
 except ImportError as err:
-    raise MissingExtraError("Checking and quantising GGUF files", "llama-cpp-python", "cpu") from err
+    raise MissingExtraError("Checking GGUF files", "llama-cpp-python", "cpu") from err
 
 
-@llama_cpp.llama_log_callback
-def _silence(level: int, text: bytes, data: ctypes.c_void_p) -> None:  # noqa: ARG001
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes callback
+def _silence(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     """Drop llama.cpp's log lines: results are checked, not read."""
 
 

@@ -1,6 +1,5 @@
 """Q4_K_M that is really Q4_K: the types are read back from the written file."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from training.errors import ExportError
 from training.export.llama_runtime import quantise_q4_k_m
 
 Q4_K_M_TYPES = frozenset({"F32", "Q4_K", "Q6_K"})
-"""What the recipe uses where every row is a multiple of 256: norms F32, some matrices Q6_K, the others Q4_K."""
+"""The recipe where every row is a multiple of 256: norms F32, some matrices Q6_K, others Q4_K."""
 
 
 def quantise(source: Path, target: Path, *, threads: int = 2) -> dict[str, int]:
@@ -28,7 +27,7 @@ def quantise(source: Path, target: Path, *, threads: int = 2) -> dict[str, int]:
     except ExportError:
         temporary.unlink()
         raise
-    os.replace(temporary, target)
+    temporary.replace(target)
     return counts
 
 
@@ -45,5 +44,5 @@ def check_types(path: Path, allowed: frozenset[str]) -> dict[str, int]:
         if t.tensor_type.name not in allowed or (t.tensor_type.name == "F32" and len(t.shape) > 1)
     }
     if wrong:
-        raise ExportError(f"{path.name}: quantisation fell back for {wrong}; allowed: {sorted(allowed)}")
+        raise ExportError(f"{path.name}: unexpected types {wrong}; allowed: {sorted(allowed)}")
     return dict(sorted(Counter(t.tensor_type.name for t in tensors).items()))

@@ -1,0 +1,51 @@
+"""Training configurations."""
+
+from pathlib import Path
+
+import pytest
+
+from training.config import load_config
+from training.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[3] / "training" / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_load_and_are_named_after_their_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_the_hash_follows_the_content(tmp_path: Path) -> None:
+    text = (CONFIGS / "okla-v1.yaml").read_text(encoding="utf-8")
+    same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    same.write_text(f"# another comment\n{text}", encoding="utf-8")
+    other.write_text(text.replace("seed: 42", "seed: 43"), encoding="utf-8")
+    shipped = load_config(CONFIGS / "okla-v1.yaml").sha256()
+    assert load_config(same).sha256() == shipped
+    assert load_config(other).sha256() != shipped
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("hidden_size: 256", "hidden_size: 320"), "multiple of 256"),
+        (("n_heads: 4", "n_heads: 3"), "n_heads"),
+        (("seed: 42", "sed: 42"), "sed"),
+        (("version: 1.0.0", "version: one"), "version"),
+        (("registers: [formal, casual]", "registers: [posh]"), "registers"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_by_name(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    text = (CONFIGS / "okla-v1.yaml").read_text(encoding="utf-8")
+    assert change[0] in text
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace(*change), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")

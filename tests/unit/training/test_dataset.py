@@ -1,0 +1,38 @@
+"""Datasets as files."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from training.data.dataset import write_dataset
+from training.data.generator import DataConfig
+
+CONFIG = DataConfig(n_train=310)
+
+
+def test_the_same_configuration_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = write_dataset(CONFIG, tmp_path / "a")
+    second = write_dataset(CONFIG, tmp_path / "b")
+    assert first == second
+    for name in ("train.jsonl", "heldout.jsonl", "manifest.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_manifest_describes_the_files(tmp_path: Path) -> None:
+    manifest = write_dataset(CONFIG, tmp_path)
+    for info in manifest.splits.values():
+        data = (tmp_path / info.file).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == info.sha256
+        assert len(data.splitlines()) == info.n_conversations == sum(info.per_intent.values())
+    stored = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert stored["sha256"] == manifest.sha256
+
+
+def test_lines_are_json_with_unescaped_spanish(tmp_path: Path) -> None:
+    write_dataset(CONFIG, tmp_path)
+    text = (tmp_path / "train.jsonl").read_text(encoding="utf-8")
+    assert "ñ" in text
+    assert "\\u" not in text
+    record = json.loads(text.splitlines()[0])
+    assert record["schema_version"] == 1
+    assert record["messages"][-1]["role"] == "assistant"

@@ -1,0 +1,112 @@
+"""Conversations and their answers."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from training.contract import parse_answer
+from training.data.catalog import Register, intent_names, load_catalog
+from training.data.generator import Conversation, DataConfig, generate
+
+CONFIG = DataConfig(n_train=1500)
+
+
+@pytest.fixture(scope="module")
+def train() -> list[Conversation]:
+    return list(generate(CONFIG, "train"))
+
+
+@pytest.fixture(scope="module")
+def heldout() -> list[Conversation]:
+    return list(generate(CONFIG, "heldout"))
+
+
+def test_every_answer_keeps_the_contract(train: list[Conversation]) -> None:
+    for conversation in train:
+        answer = parse_answer(conversation.answer_json)
+        assert answer is not None
+        assert answer.intent == conversation.intent
+        assert answer.to_compact_json() == conversation.answer_json
+
+
+def test_no_slot_is_left_open(train: list[Conversation], heldout: list[Conversation]) -> None:
+    for conversation in train + heldout:
+        for message in conversation.messages:
+            text = message.content if message.role == "user" else _response(message.content)
+            assert not re.search(r"\{\w+\}", text), text
+
+
+def test_intents_are_even(train: list[Conversation]) -> None:
+    counts = Counter(c.intent for c in train)
+    assert set(counts) == set(intent_names())
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_no_held_out_family_is_trained_on(
+    train: list[Conversation], heldout: list[Conversation]
+) -> None:
+    assert not {c.family for c in train} & {c.family for c in heldout}
+
+
+def test_held_out_covers_every_register_whatever_is_trained_on() -> None:
+    config = DataConfig(n_train=10, registers=(Register.FORMAL,), pattern_percent=50)
+    assert [c.family for c in generate(config, "heldout")] == [
+        c.family for c in generate(CONFIG, "heldout")
+    ]
+
+
+def test_roles_alternate_and_end_with_the_answer(train: list[Conversation]) -> None:
+    lengths = set()
+    for conversation in train:
+        roles = [m.role for m in conversation.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        lengths.add(len(roles) // 2)
+    assert lengths == {1, 2, 3, 4}
+
+
+def test_vehicle_names_in_replies_were_said_by_the_customer() -> None:
+    config = CONFIG.model_copy(update={"history_percent": 0})
+    names = {model for _, model in load_catalog().slots.vehicles}
+    for conversation in generate(config, "train"):
+        answer = parse_answer(conversation.answer_json)
+        assert answer is not None
+        named = [n for n in names if re.search(rf"\b{re.escape(n)}\b", answer.response)]
+        if named and not conversation.noise:
+            assert all(n in conversation.messages[-2].content for n in named), conversation
+
+
+def test_telephone_numbers_are_of_the_fictitious_block(train: list[Conversation]) -> None:
+    text = " ".join(m.content for c in train for m in c.messages if m.role == "user")
+    numbers = re.findall(r"8[024]9[ -]?\d{3}-?\d{4}", text)
+    assert numbers
+    assert all(re.fullmatch(r"809[ -]?555-?01\d\d", n) for n in numbers)
+
+
+def test_formal_replies_are_drawn_from_formal_templates() -> None:
+    config = DataConfig(n_train=310, reply_register="formal", history_percent=0)
+    street = {t for r in load_catalog().replies.values() for t in r.street if "{" not in t}
+    assert not street & {_response(c.answer_json) for c in generate(config, "train")}
+
+
+def test_slots_speak_in_the_lead_signals() -> None:
+    for conversation in generate(DataConfig(n_train=3000, history_percent=0), "train"):
+        answer = parse_answer(conversation.answer_json)
+        assert answer is not None
+        if re.search(r"555-?01\d\d", conversation.messages[-2].content):
+            assert answer.lead_signals.contact_provided
+        if answer.intent == "prueba_manejo":
+            assert answer.lead_signals.test_drive
+
+
+def test_a_seed_gives_the_same_conversations_and_another_one_others() -> None:
+    def lines(seed: int) -> list[str]:
+        return [c.to_json() for c in generate(DataConfig(seed=seed, n_train=50), "train")]
+
+    assert lines(42) == lines(42)
+    assert lines(42) != lines(43)
+
+
+def _response(content: str) -> str:
+    return str(json.loads(content)["response"]) if content.startswith("{") else content
