@@ -49,6 +49,7 @@ class Generation:
     """Monotonic time at which the model (or a running generation) was asked; None for a hit."""
     first: tuple[GenerationChunk, ...]
     _rest: AsyncGenerator[GenerationChunk, None] | None = field(default=None, repr=False)
+    _listener: AsyncGenerator[ReplyBatch, None] | None = field(default=None, repr=False)
 
     async def chunks(self) -> AsyncGenerator[GenerationChunk, None]:
         """Yield the whole answer, the first chunks included."""
@@ -63,6 +64,9 @@ class Generation:
         """Give the answer up; the last listener's leaving frees the slot."""
         if self._rest is not None:
             await self._rest.aclose()
+        if self._listener is not None:
+            # Closing a generator that was never asked for an item closes nothing inside it.
+            await self._listener.aclose()
 
 
 class Generator:
@@ -108,13 +112,20 @@ class Generator:
         key = None
         if job.digest is not None:
             key = cache_key(job.digest, variant.name)
-        listener, joined = self._flights.board(key, lambda: self._produce(job, variant, key))
+        # Streams share with streams: who joined a call that answers in one piece would wait for all
+        # of it. The replica brings both kinds together.
+        listener, joined = self._flights.board(
+            key and f"{key}:{job.stream}", lambda: self._produce(job, variant, key)
+        )
+        # The first piece of an answer in one piece is the whole of it.
+        due_at = min(job.first_token_at, job.deadline_at) if job.stream else job.deadline_at
         try:
-            async with asyncio.timeout_at(min(job.first_token_at, job.deadline_at)):
+            async with asyncio.timeout_at(due_at):
                 head = await anext(listener)
         except TimeoutError:
             await listener.aclose()
-            raise DeadlineExceeded("no first token within the deadline") from None
+            missing = "first token" if job.stream else "answer"
+            raise DeadlineExceeded(f"no {missing} within the deadline") from None
         except StopAsyncIteration:
             raise EngineFailed("the model returned nothing") from None
         except BaseException:
@@ -131,6 +142,7 @@ class Generator:
             called_at=called_at,
             first=head.chunks,
             _rest=_until(listener, job.deadline_at),
+            _listener=listener,
         )
 
     async def _lookup(self, job: Job, identity: ModelIdentity | None) -> CachedAnswer | None:

@@ -1,7 +1,7 @@
 """A gateway without Ray: everything but the network between gateway and model is the real thing."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from serve_app.config import (
 )
 from serve_app.engines.echo import EchoEngine
 from serve_app.engines.protocol import GenerationChunk, TokenLogprob, TopLogprob, Usage
+from serve_app.errors import RequestError
 from serve_app.events.client import EventClient
 from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
@@ -177,6 +178,9 @@ class Gateway:
             raise OSError("the disk is gone")
         self.stored.extend(events)
 
+    def count_refusal(self, error: RequestError) -> None:
+        self.metrics.refused.labels(error.code).inc()
+
     async def readiness(self) -> dict[str, Any]:
         for variant in self.variants.values():
             await variant.refresh()
@@ -212,7 +216,3 @@ def batch(*chunks: GenerationChunk, first: bool = True) -> ReplyBatch:
 
 def finished(text: str = "hola", **changes: Any) -> GenerationChunk:
     return replace(chunk(text), finish_reason="stop", **changes)
-
-
-def joined(pieces: Iterable[str]) -> str:
-    return "".join(pieces)
