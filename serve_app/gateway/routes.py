@@ -12,6 +12,7 @@ import orjson
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve_app import __version__
 from serve_app.errors import (
@@ -172,23 +173,35 @@ async def _answer(
         events = await active.service.open_stream(exchange)
     except RequestError as error:
         return _error_response(request, error, headers=exchange.headers())
-    return StreamingResponse(
-        _released(events, request.state.release),
-        media_type="text/event-stream",
+    return _EventStream(
+        events,
+        request.state.release,
         headers={**exchange.headers(), "x-accel-buffering": "no"},
     )
 
 
-async def _released(
-    events: AsyncGenerator[bytes, None], release: Callable[[], None]
-) -> AsyncGenerator[bytes, None]:
-    """Pass events on; give the place back, and close the source, however it ends."""
-    try:
-        async for event in events:
-            yield event
-    finally:
-        release()
-        await events.aclose()
+class _EventStream(StreamingResponse):
+    """Server-sent events that are closed, and their place given back, however the response ends.
+
+    A client may leave before the first event: then nobody ever iterates the events.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        release: Callable[[], None],
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+        self._release = release
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+            await self._events.aclose()
 
 
 def _inbound(request: Request, caller: Caller, prefix: str) -> Inbound:

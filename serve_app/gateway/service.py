@@ -105,6 +105,12 @@ class Service:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._run(exchange, job)) for job in jobs]
                 answers = [task.result() for task in tasks]
+            text_only = exchange.prepared.text_only
+            shown = [
+                (answer, response_of(answer.text) if text_only else answer.text)
+                for answer in answers
+            ]
+            body = self._renderer(exchange).complete(shown, exchange.fingerprint)
         except ExceptionGroup as group_error:
             error = _first_request_error(group_error)
             self._leave(exchange, error)
@@ -112,16 +118,11 @@ class Service:
         except BaseException as error:
             self._leave(exchange, error)
             raise
-        text_only = exchange.prepared.text_only
-        shown = [
-            (answer, response_of(answer.text) if text_only else answer.text) for answer in answers
-        ]
-        body = self._renderer(exchange).complete(shown, exchange.fingerprint)
         self._leave(exchange, None)
         return body
 
     async def open_stream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
-        """Return the events of a stream, once its first token is there.
+        """Return the events of a stream, once its first token is there. Iterate or close it.
 
         Raises:
             RequestError: If it fails before the first token; later failures are events.
@@ -133,7 +134,10 @@ class Service:
             self._leave(exchange, error)
             raise
         self._note(exchange, generation)
-        return self._stream(exchange, generation)
+        events = self._stream(exchange, generation)
+        # Closing a generator that never ran would skip its `finally`, and with it the accounts.
+        await anext(events)
+        return events
 
     async def _run(self, exchange: Exchange, job: Any) -> GenerationChunk:
         return await self._finish(exchange, await self._generator.open(job))
@@ -158,6 +162,7 @@ class Service:
         raw: list[str] = []
         last: GenerationChunk | None = None
         try:
+            yield b""
             opening = renderer.opening(fingerprint)
             if opening is not None:
                 yield sse(opening)
@@ -195,8 +200,10 @@ class Service:
         finally:
             if last is not None:
                 exchange.usages.append(last.usage)
-            await generation.close()
-            self._leave(exchange, failure)
+            try:
+                await generation.close()
+            finally:
+                self._leave(exchange, failure)
 
     def _note(self, exchange: Exchange, generation: Generation) -> None:
         identity = generation.identity
@@ -204,9 +211,10 @@ class Service:
         exchange.fingerprint = identity.system_fingerprint
         exchange.retries += generation.retries
         exchange.model_wait(generation.called_at)
-        if not exchange.usages or _CACHE_RANK[generation.cache] > _CACHE_RANK[exchange.cache]:
+        first = exchange.ttft_s is None
+        if first or _CACHE_RANK[generation.cache] > _CACHE_RANK[exchange.cache]:
             exchange.cache = generation.cache
-        if exchange.ttft_s is None:
+        if first:
             exchange.ttft_s = time.monotonic() - exchange.started
 
     def _renderer(self, exchange: Exchange) -> ChatRenderer | CompletionRenderer:
