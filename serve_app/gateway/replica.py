@@ -78,8 +78,14 @@ class GatewayReplica:
             self._error = str(error)
             logger.error("configuration refused", extra={"reason": str(error)})
             return
+        try:
+            self._active = self._build(config)
+        except Exception as error:  # Serve would stop a replica whose reconfigure raises
+            self._metrics.config_refused.inc()
+            self._error = f"the configuration cannot be put in force: {error}"
+            logger.exception("configuration refused")
+            return
         self._error = None
-        self._active = self._build(config)
         self._metrics.config_info.clear()
         self._metrics.config_info.labels(config.config_hash).set(1)
         if self._watching is None:

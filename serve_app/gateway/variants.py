@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -74,11 +75,12 @@ class VariantClient:
             while True:
                 started = False
                 try:
-                    async for batch in self._attempt(call, stream=stream):
-                        started = True
-                        if batch.identity is not None:
-                            self.identity = batch.identity
-                        yield replace(batch, retries=retries)
+                    async with aclosing(self._attempt(call, stream=stream)) as batches:
+                        async for batch in batches:
+                            started = True
+                            if batch.identity is not None:
+                                self.identity = batch.identity
+                            yield replace(batch, retries=retries)
                     return
                 except (ReplicaLost, ModelNotReady) as error:
                     if started or retries >= self._budget.config.max_retries:

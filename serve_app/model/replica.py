@@ -175,8 +175,10 @@ async def _stream(
     model: LoadedModel, request: GenerationRequest
 ) -> AsyncGenerator[GenerationChunk, None]:
     try:
-        async for chunk in model.engine.generate(request):
-            yield chunk
+        # Closed here, so that a model is not freed before its engine has let the request go.
+        async with aclosing(model.engine.generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
     except RequestError:
         raise
     except Exception as error:
