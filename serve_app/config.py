@@ -291,7 +291,8 @@ class LlamaCppOptions(StrictModel):
     """Options of the llama.cpp engine that do not change answers beyond rounding."""
 
     n_threads: int | None = Field(default=None, ge=1)
-    """None is the number of CPUs this process may use."""
+    """None is one per CPU that this process may use, but at most one per 32 MiB of weights: threads
+    that wait for each other cost a small model more than they bring."""
     n_batch: int = Field(default=512, ge=32, le=8192)
     """Rows per decode call at most."""
     kv_type: Literal["f16", "q8_0"] = "f16"

@@ -54,6 +54,9 @@ class GenerationRequest:
     """Completions only: the prompt's own text and log-probabilities come first."""
     json_schema: str | None = None
     """Canonical JSON text of a schema in the supported subset; None is free text."""
+    cache_salt: str = ""
+    """KV of earlier prompts is reused between requests of one salt only: who shares none cannot
+    learn from timing what others asked."""
     timeout_s: float | None = None
     """Seconds from receipt after which the engine may drop the request."""
 

@@ -96,6 +96,7 @@ def prepare_chat(
         messages=tuple(Message(role=m.role, content=m.text()) for m in body.messages),
         sampling=sampling,
         json_schema=schema,
+        cache_salt=inbound.caller.tenant,
         timeout_s=limits.first_token_s,
     )
     job = _job(request, inbound, config, decision, bool(body.stream))
@@ -149,6 +150,7 @@ def prepare_completion(
             prompt=prompt,
             sampling=sampling,
             echo=bool(body.echo),
+            cache_salt=inbound.caller.tenant,
             timeout_s=limits.first_token_s,
         )
         job = _job(request, inbound, config, decision, bool(body.stream))

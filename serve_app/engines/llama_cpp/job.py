@@ -35,6 +35,7 @@ class Job:
         n_ctx: int,
     ) -> None:
         self.request_id = request.request_id
+        self.cache_salt = request.cache_salt
         self.params: SamplingParams = request.sampling
         self.channel = channel
         self.grammar = grammar

@@ -22,27 +22,30 @@ class PrefixCache:
     def __init__(self, pool: KvPool, max_entries: int) -> None:
         self._pool = pool
         self._max_entries = max_entries
-        self._entries: OrderedDict[int, Tokens] = OrderedDict()
+        self._entries: OrderedDict[int, _Kept] = OrderedDict()
 
     @property
     def enabled(self) -> bool:
         """Whether anything is ever kept."""
         return self._max_entries > 0
 
-    def keep(self, seq_id: int, tokens: list[int]) -> None:
+    def keep(self, seq_id: int, tokens: list[int], *, salt: str = "") -> None:
         """Take over a sequence whose request has ended.
 
         Args:
             seq_id: The sequence.
             tokens: Exactly the tokens that it has in KV memory.
+            salt: Only requests of the same salt find it again.
         """
         array = np.array(tokens, dtype=np.int32)
         if not self.enabled or not len(array):
             self._pool.release(seq_id)
             return
         for other, kept in list(self._entries.items()):
-            n = common_prefix(array, kept)
-            if n == len(kept):  # the new one holds all of it
+            if kept.salt != salt:
+                continue
+            n = common_prefix(array, kept.tokens)
+            if n == len(kept.tokens):  # the new one holds all of it
                 self._drop(other)
             elif n == len(array):
                 self._entries.move_to_end(other)
@@ -51,13 +54,15 @@ class PrefixCache:
         if len(self._entries) >= self._max_entries:
             self.evict()
         self._pool.retain(seq_id)
-        self._entries[seq_id] = array
+        self._entries[seq_id] = _Kept(array, salt)
 
-    def best(self, tokens: Tokens) -> "Match":
+    def best(self, tokens: Tokens, *, salt: str = "") -> "Match":
         """Return the kept sequence with the longest common start, and mark it as used."""
         match = Match(None, 0)
         for seq_id, kept in self._entries.items():
-            n = common_prefix(tokens, kept)
+            if kept.salt != salt:
+                continue
+            n = common_prefix(tokens, kept.tokens)
             if n > match.n_tokens:
                 match = Match(seq_id, n)
         if match.seq_id is not None:
@@ -84,6 +89,13 @@ class PrefixCache:
     def _drop(self, seq_id: int) -> None:
         del self._entries[seq_id]
         self._pool.release(seq_id)
+
+
+class _Kept(NamedTuple):
+    """The tokens of a kept sequence, and who may share them."""
+
+    tokens: Tokens
+    salt: str
 
 
 class Match(NamedTuple):

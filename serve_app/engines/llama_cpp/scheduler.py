@@ -55,7 +55,7 @@ class Scheduler:
         while self.waiting and len(self.running) < self._n_slots:
             job = self.waiting[0]
             room = min(job.max_length - len(job.tokens), _HEADROOM_TOKENS)
-            source = self._cache.best(np.array(job.tokens, dtype=np.int32))
+            source = self._cache.best(np.array(job.tokens, dtype=np.int32), salt=job.cache_salt)
             need = len(job.tokens) - source.n_tokens + room
             if self.running and self._pool.n_cells - self._pool.active < need:
                 return  # not even with everything evicted
@@ -104,7 +104,7 @@ class Scheduler:
         else:
             self.running.remove(job)
             if keep:
-                self._cache.keep(job.seq_id, job.tokens[: job.n_past])
+                self._cache.keep(job.seq_id, job.tokens[: job.n_past], salt=job.cache_salt)
             else:
                 self._pool.release(job.seq_id)
             job.seq_id = None
@@ -125,10 +125,12 @@ class Scheduler:
         if job.seq_id is None or not self._cache.enabled or job.wants_prompt_logprobs:
             return
         tokens = np.array(job.tokens[:-1], dtype=np.int32)  # one row is needed for its logits
-        source, n_shared = self._cache.best(tokens)
+        source, n_shared = self._cache.best(tokens, salt=job.cache_salt)
         leader, n_leader = None, 0
         for other in self.running:
             if other is job or other.leader is not None or other.wants_prompt_logprobs:
+                continue
+            if other.cache_salt != job.cache_salt:
                 continue
             n = common_prefix(tokens, np.array(other.tokens, dtype=np.int32))
             if min(n, other.n_past) > n_shared:

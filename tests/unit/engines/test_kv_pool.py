@@ -137,3 +137,13 @@ def test_cache_of_size_zero_keeps_nothing():
     cache.keep(sequence(3), [1, 2, 3])
     assert pool.used == 0
     assert not cache.enabled
+
+
+def test_prefixes_of_another_salt_are_not_shared():
+    import numpy as np
+
+    _, cache, sequence = make_cache()
+    cache.keep(sequence(3), [1, 2, 3], salt="a")
+    assert cache.best(np.array([1, 2, 3], dtype=np.int32), salt="b").n_tokens == 0
+    cache.keep(sequence(3), [1, 2, 3], salt="b")
+    assert cache.best(np.array([1, 2, 3], dtype=np.int32), salt="a").n_tokens == 3
