@@ -177,6 +177,14 @@ def train(context: typer.Context) -> None:
     single(args=context.args, prog_name="carril train")
 
 
+@app.command(context_settings=_FORWARD)
+def exp(context: typer.Context) -> None:
+    """Plan, simulate, analyse and decide experiments."""
+    from experiments.cli import exp_app
+
+    exp_app(args=context.args, prog_name="carril exp")
+
+
 def main() -> None:
     """Run the command line; the console script `carril`."""
     sys.exit(run(sys.argv[1:]))
