@@ -19,6 +19,7 @@ from cluster.plan_experiments import (
 from cluster.serve_rules import unknown_keys
 from serve_app.config import GatewayConfig, ModelConfig, content_hash, load_yaml
 from serve_app.errors import ConfigError
+from serve_app.gateway.auth import is_loopback
 from serve_app.model.files import verify_model_file
 
 
@@ -84,6 +85,7 @@ def load_serve_config(path: Path) -> ServeConfig:
             faults.append(f"application {app['name']!r} has no deployment with a user_config")
     if not faults:
         faults += _reference_faults(gateways, models)
+        faults += _exposure_faults(raw, gateways)
     if faults:
         raise ConfigError(_listed(path, faults))
     return ServeConfig(path=path, raw=raw, gateways=gateways, models=models)
@@ -167,6 +169,19 @@ def _reference_faults(
         for name, gateway in gateways.items()
         for variant, target in gateway.variants.items()
         if target.app not in models
+    ]
+
+
+def _exposure_faults(raw: Mapping[str, Any], gateways: Mapping[str, GatewayConfig]) -> list[str]:
+    # Behind the proxy every client looks local, so the gateway cannot tell; this is where it shows.
+    host = (raw.get("http_options") or {}).get("host", "127.0.0.1")
+    if is_loopback(str(host)):
+        return []
+    return [
+        f"application {name!r}: http_options.host {host!r} opens the API to the network, and there "
+        "are no API keys: add auth.keys, or say auth.allow_anonymous: true, or use 127.0.0.1"
+        for name, gateway in gateways.items()
+        if not gateway.auth.keys and not gateway.auth.allow_anonymous
     ]
 
 

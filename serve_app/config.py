@@ -189,6 +189,15 @@ class AuthConfig(StrictModel):
     """Who may call. With no keys, only clients on this machine may."""
 
     keys: tuple[ApiKeyConfig, ...] = ()
+    allow_anonymous: bool = False
+    """Serve anyone who reaches the port, without keys. For networks that are closed by other means;
+    it has to be said, it never happens by forgetting the keys."""
+
+    @model_validator(mode="after")
+    def _keys_or_anyone(self) -> Self:
+        if self.keys and self.allow_anonymous:
+            raise ValueError("allow_anonymous makes the keys pointless; give one of the two")
+        return self
 
     @field_validator("keys")
     @classmethod

@@ -32,7 +32,8 @@ def authenticate(config: AuthConfig, authorization: list[str], client_host: str 
         PermissionDenied: If no keys are configured and the client is on another machine.
     """
     if not config.keys:
-        if client_host is not None and not _is_loopback(client_host):
+        trusted = config.allow_anonymous or client_host is None or is_loopback(client_host)
+        if not trusted:
             raise PermissionDenied(
                 "no API keys are configured, so only clients on this machine are served; "
                 "add auth.keys to the gateway's user_config"
@@ -57,7 +58,8 @@ def authenticate(config: AuthConfig, authorization: list[str], client_host: str 
     return found
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine's own."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -77,6 +77,15 @@ def test_a_faulty_file_is_refused_with_the_reason(
         load_serve_config(path)
 
 
+def test_a_network_needs_keys_or_an_explicit_word(tmp_path: Path, good: str) -> None:
+    opened = "http_options: {host: 0.0.0.0}" + good
+    with pytest.raises(ConfigError, match="no API keys"):
+        load_serve_config(write(tmp_path, opened))
+    for auth in ("{allow_anonymous: true}", "{keys: [{name: a, sha256: %s}]}" % ("0" * 63 + "a")):
+        said = opened.replace("      models:", f"      auth: {auth}\n      models:", 1)
+        assert load_serve_config(write(tmp_path, said)).app_names
+
+
 def test_all_faults_are_reported_at_once(tmp_path: Path, good: str) -> None:
     text = good.replace("stable: 90", "stable: 91").replace("engine: llama_cpp", "engine: gpt")
 

@@ -70,3 +70,7 @@ def test_without_keys_this_machine_is_served(host: str | None) -> None:
 def test_without_keys_other_machines_are_not(host: str) -> None:
     with pytest.raises(PermissionDenied, match=r"auth\.keys"):
         authenticate(AuthConfig(), [], host)
+
+
+def test_anyone_is_served_where_the_configuration_says_so() -> None:
+    assert authenticate(AuthConfig(allow_anonymous=True), [], "203.0.113.9").tenant == "default"
