@@ -10,6 +10,8 @@ from training.data.generator import Message
 from training.tokenizer import BOS, EOT, HEADER_END, HEADER_START, special_id
 
 ASSISTANT = "assistant"
+INTENT = "intent"
+"""Role of an exercise that training uses and serving does not: to name the intent, nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,18 @@ class ChatEncoder:
             if len(encoded.ids) <= max_tokens:
                 return encoded
         raise ValueError(f"The last turn does not fit into {max_tokens} tokens: {messages[-2]!r}")
+
+    def encode_intent(self, text: str, intent: str) -> Encoded:
+        """Return the exercise of naming the intent of one message.
+
+        Args:
+            text: What a customer wrote.
+            intent: Its intent.
+        """
+        question = [*self.system_ids, *self._message("user", text), *self._header(INTENT)]
+        name = [*self.text_ids(intent), self.eot_id]
+        learn = [False] * len(question) + [True] * len(name)
+        return Encoded(ids=(*question, *name), learn=tuple(learn))
 
     def _encode(self, messages: Sequence[Message]) -> Encoded:
         ids = list(self.system_ids)

@@ -56,11 +56,15 @@ class ModelConfig(_Config):
 
 
 class OptimConfig(_Config):
-    """AdamW with a warm-up and a cosine."""
+    """AdamW with a warm-up and a cosine, first over intents, then over whole answers as well."""
 
     n_steps: Annotated[int, Field(gt=0)]
-    batch_size: Annotated[int, Field(gt=0)] = 16
+    n_intent_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the start that learn to name intents only: five times as many phrases per second."""
+    batch_size: Annotated[int, Field(gt=0)] = 8
     """Conversations in one step."""
+    intent_batch_size: Annotated[int, Field(gt=0)] = 24
+    """Phrases in one step whose intent is named, beside the conversations."""
     max_tokens: Annotated[int, Field(gt=0, le=4096)] = 512
     """Longer conversations lose their oldest turns."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-3
@@ -71,6 +75,14 @@ class OptimConfig(_Config):
     """For matrices; norms have none."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     checkpoint_every_steps: Annotated[int, Field(gt=0)] = 200
+
+    @model_validator(mode="after")
+    def _answers_are_learnt(self) -> Self:
+        if self.n_intent_steps >= self.n_steps:
+            raise ValueError(
+                f"n_intent_steps {self.n_intent_steps} must be below n_steps {self.n_steps}"
+            )
+        return self
 
 
 class TrainConfig(_Config):

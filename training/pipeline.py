@@ -27,7 +27,7 @@ from training.manifest import (
 )
 from training.network import count_parameters, save_network
 from training.tokenizer import save_tokenizer, train_tokenizer
-from training.trainer import Progress, TrainResult, mean_loss, train
+from training.trainer import Progress, TrainingSet, TrainResult, mean_loss, train
 
 Report = Callable[[str], None]
 
@@ -92,9 +92,12 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
 def _train(config: TrainConfig, tokenizer: Tokenizer, out_dir: Path, report: Report) -> TrainResult:
     encoder = ChatEncoder(tokenizer)
     limit = config.optim.max_tokens
-    examples = [
-        encoder.encode(c.messages, max_tokens=limit) for c in generate(config.data, "train")
-    ]
+    conversations = list(generate(config.data, "train"))
+    data = TrainingSet(
+        answers=[encoder.encode(c.messages, max_tokens=limit) for c in conversations],
+        intents=[encoder.encode_intent(c.messages[-2].content, c.intent) for c in conversations],
+        prefix=encoder.system_ids,
+    )
 
     def on_progress(progress: Progress) -> None:
         report(
@@ -102,9 +105,7 @@ def _train(config: TrainConfig, tokenizer: Tokenizer, out_dir: Path, report: Rep
             f"{progress.tokens_per_second:,.0f} tokens/s  {progress.eta_s:,.0f} s left"
         )
 
-    result = train(
-        config, examples, prefix=encoder.system_ids, out_dir=out_dir, on_progress=on_progress
-    )
+    result = train(config, data, out_dir=out_dir, on_progress=on_progress)
     save_network(result.network, out_dir / "hf")
     return result
 

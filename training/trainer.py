@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import LlamaForCausalLM
 
-from training.batches import BatchPlan
+from training.batches import Batch, BatchPlan
 from training.chat import Encoded
 from training.config import OptimConfig, TrainConfig
 from training.errors import TrainingError
@@ -31,6 +32,17 @@ class Progress:
     """Nats per learnt token, averaged over the steps since the last report."""
     tokens_per_second: float
     eta_s: float
+
+
+class TrainingSet(NamedTuple):
+    """What a network learns from."""
+
+    answers: Sequence[Encoded]
+    """Conversations with the answer to write."""
+    intents: Sequence[Encoded]
+    """Single messages with the intent to name."""
+    prefix: tuple[int, ...]
+    """Token ids that open all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +69,8 @@ def learning_rate_at(step: int, config: OptimConfig) -> float:
 
 def train(
     config: TrainConfig,
-    examples: Sequence[Encoded],
+    data: TrainingSet,
     *,
-    prefix: tuple[int, ...],
     out_dir: Path,
     on_progress: Callable[[Progress], None],
 ) -> TrainResult:
@@ -67,8 +78,7 @@ def train(
 
     Args:
         config: The configuration; a checkpoint of another one is refused.
-        examples: The encoded training split.
-        prefix: Token ids that open every conversation.
+        data: The encoded training split.
         out_dir: Folder of the checkpoint.
         on_progress: Called after every tenth step and at the end.
 
@@ -83,12 +93,12 @@ def train(
     if checkpoint.exists():
         state = _restore(checkpoint, config, network, optimizer)
         logger.info("Resuming at step %d", state.step)
-    plan = BatchPlan(examples, batch_size=config.optim.batch_size, seed=config.seed, pad_id=0)
+    batches = _StepBatches(data, config)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
     network.train()
     while state.step < config.optim.n_steps:
-        _train_step(network, optimizer, plan, prefix, config.optim, state)
+        _train_step(network, optimizer, batches, config.optim, state)
         if state.step % config.optim.checkpoint_every_steps == 0:
             _save(checkpoint, config, network, optimizer, state)
         if state.step % 10 == 0 or state.step == config.optim.n_steps:
@@ -142,27 +152,47 @@ class _LoopState:
     losses: list[float] = field(default_factory=list)
 
 
+class _StepBatches:
+    """Which batches a step learns from: intents always, whole answers after the first steps."""
+
+    def __init__(self, data: TrainingSet, config: TrainConfig) -> None:
+        self.prefix = data.prefix
+        self._n_intent_steps = config.optim.n_intent_steps
+        sizes = (config.optim.intent_batch_size, config.optim.batch_size)
+        self._intents, self._answers = (
+            BatchPlan(examples, batch_size=size, seed=config.seed, pad_id=0)
+            for examples, size in zip((data.intents, data.answers), sizes, strict=True)
+        )
+
+    def at(self, step: int) -> list[Batch]:
+        """Return the batches of a step; the loss of the last one is what is reported."""
+        answers = [] if step < self._n_intent_steps else [self._answer_batch(step)]
+        return [self._intents.batch(step), *answers]
+
+    def _answer_batch(self, step: int) -> Batch:
+        return self._answers.batch(step - self._n_intent_steps)
+
+
 def _train_step(
     network: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
-    plan: BatchPlan,
-    prefix: tuple[int, ...],
+    batches: "_StepBatches",
     config: OptimConfig,
     state: _LoopState,
 ) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(state.step, config)
-    batch = plan.batch(state.step)
-    loss = batch_loss(network, batch, prefix=prefix) / count_learnt(batch)
-    value = float(loss.detach())
+    chosen = batches.at(state.step)
+    losses = [batch_loss(network, b, prefix=batches.prefix) / count_learnt(b) for b in chosen]
+    value = float(losses[-1].detach())
     if not math.isfinite(value):
         raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
-    loss.backward()
+    torch.stack(losses).sum().backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    state.tokens_seen += batch.n_tokens
+    state.tokens_seen += sum(b.n_tokens for b in chosen)
     state.losses.append(value)
 
 

@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from training.batches import Batch, BatchPlan
-from training.chat import ChatEncoder, Encoded
+from training.chat import ChatEncoder
 from training.config import TrainConfig, load_config
 from training.data.generator import generate
 from training.errors import TrainingError
 from training.manifest import verify_model
 from training.network import batch_loss, build_network, count_learnt, make_deterministic
 from training.tokenizer import train_tokenizer
-from training.trainer import CHECKPOINT, learning_rate_at, train
+from training.trainer import CHECKPOINT, TrainingSet, learning_rate_at, train
 
 NANO = {
     "name": "nano",
@@ -27,7 +27,13 @@ NANO = {
     "data": {"n_train": 124, "heldout_per_pattern": 1, "history_percent": 10},
     "tokenizer": {"vocab_size": 1024, "n_conversations": 300},
     "model": {"n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "intermediate_size": 256},
-    "optim": {"n_steps": 8, "batch_size": 4, "warmup_steps": 2, "checkpoint_every_steps": 5},
+    "optim": {
+        "n_steps": 8,
+        "n_intent_steps": 3,
+        "batch_size": 4,
+        "warmup_steps": 2,
+        "checkpoint_every_steps": 5,
+    },
 }
 
 
@@ -44,32 +50,34 @@ def encoder(config: TrainConfig) -> ChatEncoder:
 
 
 @pytest.fixture(scope="module")
-def examples(config: TrainConfig, encoder: ChatEncoder) -> list[Encoded]:
-    rows = generate(config.data, "train")
-    return [encoder.encode(c.messages, max_tokens=512) for c in rows]
-
-
-def weights(config: TrainConfig, examples: list[Encoded], encoder: ChatEncoder, out: Path) -> bytes:
-    out.mkdir(exist_ok=True)
-    result = train(
-        config, examples, prefix=encoder.system_ids, out_dir=out, on_progress=lambda _: None
+def data(config: TrainConfig, encoder: ChatEncoder) -> TrainingSet:
+    rows = list(generate(config.data, "train"))
+    return TrainingSet(
+        answers=[encoder.encode(c.messages, max_tokens=512) for c in rows],
+        intents=[encoder.encode_intent(c.messages[-2].content, c.intent) for c in rows],
+        prefix=encoder.system_ids,
     )
+
+
+def weights(config: TrainConfig, data: TrainingSet, out: Path) -> bytes:
+    out.mkdir(exist_ok=True)
+    result = train(config, data, out_dir=out, on_progress=lambda _: None)
     return b"".join(p.detach().numpy().tobytes() for p in result.network.parameters())
 
 
 def test_a_shared_prompt_changes_neither_loss_nor_gradients(
-    config: TrainConfig, examples: list[Encoded], encoder: ChatEncoder
+    config: TrainConfig, data: TrainingSet
 ) -> None:
     make_deterministic(1, 1)
     network = build_network(config)
-    batch: Batch = BatchPlan(examples, batch_size=4, seed=1, pad_id=0).batch(0)
+    batch: Batch = BatchPlan(data.answers, batch_size=4, seed=1, pad_id=0).batch(0)
     ids = torch.tensor(batch.ids)
     labels = ids.masked_fill(~torch.tensor(batch.learn), -100)
     plain = network(ids, labels=labels).loss
     plain.backward()
     expected = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
-    shared = batch_loss(network, batch, prefix=encoder.system_ids) / count_learnt(batch)
+    shared = batch_loss(network, batch, prefix=data.prefix) / count_learnt(batch)
     shared.backward()
     torch.testing.assert_close(shared, plain, atol=1e-4, rtol=0)
     for name, parameter in network.named_parameters():
@@ -77,9 +85,9 @@ def test_a_shared_prompt_changes_neither_loss_nor_gradients(
 
 
 def test_a_killed_training_resumes_to_the_same_weights(
-    config: TrainConfig, examples: list[Encoded], encoder: ChatEncoder, tmp_path: Path
+    config: TrainConfig, data: TrainingSet, tmp_path: Path
 ) -> None:
-    whole = weights(config, examples, encoder, tmp_path / "whole")
+    whole = weights(config, data, tmp_path / "whole")
     killed = tmp_path / "killed"
     killed.mkdir()
 
@@ -88,18 +96,18 @@ def test_a_killed_training_resumes_to_the_same_weights(
 
     # Progress is first reported at the last step, so the checkpoint of step 5 is what is left.
     with pytest.raises(KeyboardInterrupt):
-        train(config, examples, prefix=encoder.system_ids, out_dir=killed, on_progress=kill)
+        train(config, data, out_dir=killed, on_progress=kill)
     assert torch.load(killed / CHECKPOINT, weights_only=True)["step"] == 5
-    assert weights(config, examples, encoder, killed) == whole
+    assert weights(config, data, killed) == whole
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(
-    config: TrainConfig, examples: list[Encoded], encoder: ChatEncoder, tmp_path: Path
+    config: TrainConfig, data: TrainingSet, tmp_path: Path
 ) -> None:
-    weights(config, examples, encoder, tmp_path)
+    weights(config, data, tmp_path)
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(TrainingError, match="another configuration"):
-        weights(other, examples, encoder, tmp_path)
+        weights(other, data, tmp_path)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor(config: TrainConfig) -> None:
