@@ -47,6 +47,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
         TrainingError: With the reason, when a step does not keep its promise.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
+    code_commit = _code_commit()  # of the code that runs now: HEAD may move while it trains
     report("writing the dataset")
     dataset = write_dataset(config.data, out_dir / "data")
     report("training the tokenizer")
@@ -81,7 +82,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
         answer_schema_sha256=file_sha256(PROFILE_DIR / "answer.schema.json"),
         chat_template_sha256=file_sha256(PROFILE_DIR / "chat_template.jinja"),
         seed=config.seed,
-        code_commit=_code_commit(),
+        code_commit=code_commit,
         metrics=metrics,
         created_at=now(),
     )
