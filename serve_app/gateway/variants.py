@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 _LOST = (RayActorError, ReplicaUnavailableError, RequestCancelledError, grpc.aio.AioRpcError)
 """What a call raises when its replica died or left while it held the request."""
 _CONTROL_TIMEOUT_S = 2.0
+_BELIEVED_S = 5.0
+"""How long replicas are believed to be as they were when none answers: one that is just being given
+a configuration is out of reach for a moment."""
 
 
 class VariantClient:
@@ -56,6 +60,7 @@ class VariantClient:
         self._unary: Any = None
         self._stream: Any = None
         self.states: list[ModelState] = []
+        self._states_until = 0.0
         self.identity: ModelIdentity | None = None
         """Weights that answered or reported last; what cache lookups and exposures go by."""
 
@@ -85,7 +90,7 @@ class VariantClient:
                 except (ReplicaLost, ModelNotReady) as error:
                     if started or retries >= self._budget.config.max_retries:
                         raise
-                    if not self._budget.try_begin():
+                    if not await self._budget.begin():
                         self._metrics.retries_refused.labels(self.name).inc()
                         raise
                     retries += 1
@@ -107,18 +112,21 @@ class VariantClient:
         """Take over connection and knowledge of another client to the same application."""
         self._handle, self._unary, self._stream = other._handle, other._unary, other._stream
         self.states, self.identity = other.states, other.identity
+        self._states_until = other._states_until
 
     async def refresh(self) -> None:
-        """Ask every replica for its state; leaves the last known ones if nobody answers."""
+        """Ask every replica for its state; for a while, silence leaves the last known ones."""
         try:
             await self._connect()
             responses = await self._handle.broadcast("state").results_async(
                 timeout_s=_CONTROL_TIMEOUT_S, return_exceptions=True
             )
         except (RayServeException, RayError, RequestError, TimeoutError):
-            self.states = []
+            responses = []
+        states = [state for state in responses if isinstance(state, ModelState)]
+        if not states and time.monotonic() < self._states_until:
             return
-        self.states = [state for state in responses if isinstance(state, ModelState)]
+        self.states, self._states_until = states, time.monotonic() + _BELIEVED_S
         identities = [state.identity for state in self.states if state.identity]
         known = {identity.fingerprint for identity in identities}
         if identities and (self.identity is None or self.identity.fingerprint not in known):

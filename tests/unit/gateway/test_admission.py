@@ -1,5 +1,7 @@
 """Bounds on the work in progress, and the retry budget."""
 
+import asyncio
+
 import pytest
 
 from serve_app.config import LimitsConfig, RetryConfig
@@ -75,3 +77,18 @@ def test_no_retries_at_all_can_be_configured() -> None:
     budget = RetryBudget(RetryConfig(budget_rate=0, budget_min=0))
     budget.enter()
     assert not budget.try_begin()
+
+
+async def test_retry_waits_for_another_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = RetryBudget(RetryConfig(budget_rate=0, budget_min=1))
+    assert await budget.begin()
+    waiting = [asyncio.create_task(budget.begin()) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    for task in waiting:
+        budget.end()
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert [one.done() for one in waiting].count(True) == 1 or task is waiting[1]
+    assert [task.result() for task in waiting] == [True, True]
+    monkeypatch.setattr("serve_app.gateway.retry._PATIENCE_S", 0.01)
+    assert not await budget.begin()

@@ -901,17 +901,20 @@ async def test_other_errors_are_not_repeated(gateway: Gateway) -> None:
     assert gateway.n_generations() == 1
 
 
-async def test_retries_stop_at_the_budget(make_gateway: MakeGateway) -> None:
-    retry = {"max_retries": 1, "budget_rate": 0.0, "budget_min": 2}
-    gateway = make_gateway(engines={"stable": {"echo": {"prefill_s": 0.05}}}, retry=retry)
+@pytest.mark.parametrize(("budget_min", "n_answered"), [(0, 0), (2, 10)])
+async def test_retries_wait_for_the_budget_and_end_without_one(
+    make_gateway: MakeGateway, budget_min: int, n_answered: int
+) -> None:
+    retry = {"max_retries": 1, "budget_rate": 0.0, "budget_min": budget_min}
+    gateway = make_gateway(engines={"stable": {"echo": {"prefill_s": 0.02}}}, retry=retry)
     gateway.variants["stable"].faults = [(0, ReplicaLost("gone"))] * 10
     async with gateway.client() as client:
         responses = await asyncio.gather(
             *(client.post(CHAT_PATH, json=CHAT | {"seed": n}) for n in range(10))
         )
     codes = [response.status_code for response in responses]
-    assert codes.count(200) == 2
-    assert codes.count(502) == 8
+    assert codes.count(200) == n_answered
+    assert codes.count(502) == 10 - n_answered
 
 
 # --- state ---------------------------------------------------------------------------------------
