@@ -15,11 +15,14 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import (
+    ClientError,
     DeadlineExceeded,
     InternalError,
     InvalidField,
+    MethodNotAllowed,
     Overloaded,
     RequestError,
+    RequestTooLarge,
     RouteNotFound,
     error_body,
 )
@@ -123,10 +126,16 @@ def _error_for(status: int) -> RequestError:
     match status:
         case 404:
             return RouteNotFound("no such route")
+        case 405:
+            return MethodNotAllowed("the path does not take this method")
+        case 413:
+            return RequestTooLarge("the request is too large")
         case 408 | 504:
             return DeadlineExceeded("no answer within the deadline")
         case 429 | 503:
             return Overloaded("the server cannot take the request now; try again", None, 1.0)
+    if status < 500:
+        return ClientError("the request was refused before it was read")
     return InternalError("the server failed on this request")
 
 
