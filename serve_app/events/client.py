@@ -7,6 +7,7 @@ writer collects them later.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _LINGER_S = 0.05
 """How long events that nobody waits for may gather; a waiting exposure takes them along at once."""
+_PAUSE_S = 1.0
+"""After a failure the writer is left alone for this long, so that an outage does not cost every
+request two timeouts."""
 _MAX_PENDING = 20_000
 """Events waiting at most; above it outcomes are counted as lost, exposures refused."""
 
@@ -52,6 +56,7 @@ class EventClient:
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
         self._urgent = asyncio.Event()
+        self._paused_until = 0.0
 
     async def expose(self, exposure: Exposure) -> None:
         """Return once the exposure is durable, as far as the configuration demands.
@@ -105,7 +110,8 @@ class EventClient:
             self._flushing = None
 
     async def _store(self, events: Sequence[Event]) -> EventsUnavailable | None:
-        for attempt in (1, 2):
+        paused = time.monotonic() < self._paused_until
+        for attempt in () if paused else (1, 2):
             try:
                 async with asyncio.timeout(self.config.commit_timeout_s):
                     await self._append(events)
@@ -115,6 +121,8 @@ class EventClient:
                     "events not stored",
                     extra={"attempt": attempt, "events": len(events), "reason": repr(error)[:300]},
                 )
+        if not paused:
+            self._paused_until = time.monotonic() + _PAUSE_S
         if self.config.durability == "strict":
             # Outcomes are kept even where a missing exposure refuses the request.
             events = [event for event in events if not isinstance(event, Exposure)]
@@ -123,7 +131,7 @@ class EventClient:
                 await asyncio.to_thread(self._spool.append, events)
                 self._metrics.events_spooled.inc(len(events))
                 events = []
-            except OSError:
+            except Exception:  # callers wait for this; whatever went wrong, they must be answered
                 logger.exception("spool not written")
         if events:
             self._metrics.events_lost.inc(len(events))
