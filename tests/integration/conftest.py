@@ -219,6 +219,6 @@ def running_cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(running_cluster: Cluster) -> Cluster:
     """The cluster with the reference configuration, whatever the test before left."""
-    running_cluster.wait_ready()
     running_cluster.deploy()
+    running_cluster.wait_ready()
     return running_cluster

@@ -191,8 +191,8 @@ BAD = [
 
 @pytest.fixture(scope="module")
 def ready_cluster(running_cluster: Cluster) -> Cluster:
-    running_cluster.wait_ready()
     running_cluster.deploy()
+    running_cluster.wait_ready()
     return running_cluster
 
 
