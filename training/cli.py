@@ -57,9 +57,11 @@ def train_command(
 
     try:
         from training.config import load_config
+
+        loaded = load_config(config)  # a typing error is told before torch has loaded
         from training.pipeline import install, run
 
-        manifest = run(load_config(config), out, report=_progress)
+        manifest = run(loaded, out, report=_progress)
         if install_to is not None:
             install(out, manifest, install_to)
     except ConfigError as err:
