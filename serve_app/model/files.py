@@ -30,10 +30,12 @@ def verify_model_file(config: ModelFileConfig) -> VerifiedFile:
     """
     path = Path(config.path)
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+            raise ModelFileError(f"model file {config.path!r} is no regular file")
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
-            if path.is_dir() or before.st_size == 0:
-                raise ModelFileError(f"model file {config.path!r} is empty or no file")
+            if before.st_size == 0:
+                raise ModelFileError(f"model file {config.path!r} is empty")
             magic = file.read(4)
             file.seek(0)
             digest = hashlib.sha256()

@@ -45,7 +45,10 @@ class ModelReplica:
         self._flights: FlightTable[ReplyBatch] = FlightTable(linger_s=_LINGER_S)
         self._wanted: ModelConfig | None = None
         self._wanted_hash = ""
+        self._refusal: str | None = None
+        """Why the newest configuration was not taken."""
         self._error: str | None = None
+        """Why the newest one that was taken does not serve."""
         self._loading: asyncio.Task[None] | None = None
 
     async def reconfigure(self, raw: object) -> None:
@@ -57,13 +60,14 @@ class ModelReplica:
             config = parse_model_config(raw, app=self._app)
         except ConfigError as error:
             self._metrics.config_refused.inc()
-            self._error = str(error)
+            self._refusal = str(error)
             self._wanted_hash = "invalid"
             logger.error("configuration refused", extra={"app": self._app, "reason": str(error)})
             return
         if self._loading is not None:
             self._loading.cancel()
-        self._wanted, self._wanted_hash, self._error = config, content_hash(config)[:12], None
+        self._wanted, self._wanted_hash = config, content_hash(config)[:12]
+        self._refusal = self._error = None
         current = self._slot.current
         if current is not None and current.identity.config_hash == self._wanted_hash:
             return
@@ -92,12 +96,13 @@ class ModelReplica:
     async def state(self) -> ModelState:
         """Describe the replica for `/readyz`."""
         current = self._slot.current
+        error = self._refusal or self._error
         return ModelState(
             replica=self._replica,
-            state="ready" if current else "failed" if self._error else "loading",
+            state="ready" if current else "failed" if error else "loading",
             identity=current.identity if current else None,
             config_hash=self._wanted_hash,
-            error=self._error,
+            error=error,
         )
 
     async def metrics(self) -> list[Family]:
