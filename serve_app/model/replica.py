@@ -43,7 +43,6 @@ class ModelReplica:
         self._metrics = ModelMetrics()
         self._slot = ModelSlot()
         self._flights: FlightTable[ReplyBatch] = FlightTable(linger_s=_LINGER_S)
-        self._wanted: ModelConfig | None = None
         self._wanted_hash = ""
         self._refusal: str | None = None
         """Why the newest configuration was not taken."""
@@ -66,7 +65,7 @@ class ModelReplica:
             return
         if self._loading is not None:
             self._loading.cancel()
-        self._wanted, self._wanted_hash = config, content_hash(config)[:12]
+        self._wanted_hash = content_hash(config)[:12]
         self._refusal = self._error = None
         current = self._slot.current
         if current is not None and current.identity.config_hash == self._wanted_hash:
