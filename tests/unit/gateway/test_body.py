@@ -76,10 +76,10 @@ async def test_what_is_no_json_object_is_refused(data: bytes, names: str | None)
 
 @pytest.mark.parametrize("deep", [b"[" * 500_000, b'{"a":' * 100_000, b'{"a":' + b"[" * 400_000])
 async def test_absurd_nesting_is_refused_at_once(deep: bytes) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ClientError):
         await read_json(Source(deep), LimitsConfig())
-    assert time.monotonic() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 @pytest.mark.parametrize(
