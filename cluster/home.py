@@ -8,8 +8,8 @@ from pathlib import Path
 
 _MAX_RAY_CHARS = 45
 """A Unix socket path has 107 characters; Ray appends up to 62 of its own to the directory."""
-_MAX_HAPROXY_CHARS = 29
-"""HAProxy takes 97; Serve appends a 56-digit node id and `admin.sock`."""
+_MAX_HAPROXY_CHARS = 27
+"""HAProxy takes 97; Serve appends a 56-digit node id and at most `metrics.sock`."""
 
 
 def carril_home(environ: Mapping[str, str] = os.environ) -> Path:

@@ -43,6 +43,8 @@ class Spool:
                 if os.write(descriptor, data) != len(data):
                     raise OSError(f"disk full: {self._path} took only a part of the events")
                 os.fsync(descriptor)
+                if size == 0:
+                    _sync_directory(self._directory)
             except OSError:
                 os.ftruncate(descriptor, size)
                 raise
@@ -60,6 +62,15 @@ class Spool:
             except FileNotFoundError:
                 pass
             os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new file's name durable; its content alone would be lost with the name."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def drain(directory: Path, store: Callable[[Sequence[Event]], None]) -> int:

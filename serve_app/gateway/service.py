@@ -20,6 +20,8 @@ from serve_app.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
+_SHARED: frozenset[CacheState] = frozenset({"hit", "join"})
+"""Answers that another request paid for: left out of latency and token statistics."""
 _CACHE_RANK: dict[CacheState, int] = {"hit": 0, "join": 1, "miss": 2, "bypass": 3}
 
 
@@ -245,7 +247,7 @@ class Service:
         metrics.cache.labels(variant, exchange.cache).inc()
         prompt = sum(usage.prompt_tokens for usage in exchange.usages)
         completion = sum(usage.completion_tokens for usage in exchange.usages)
-        if exchange.cache != "hit" and exchange.usages:
+        if exchange.cache not in _SHARED and exchange.usages:
             metrics.duration_ms.labels(variant).observe(duration_s * 1000)
             metrics.prompt_tokens.labels(variant).inc(prompt)
             metrics.completion_tokens.labels(variant).inc(completion)

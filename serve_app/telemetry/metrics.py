@@ -50,7 +50,7 @@ class GatewayMetrics:
         )
         self.duration_ms = Histogram(
             "okla_llm_response_duration_ms",
-            "Milliseconds from receipt to the last byte; answers from the cache are left out.",
+            "Milliseconds from receipt to the last byte, without cached and joined answers.",
             variant,
             buckets=DURATION_MS_BUCKETS,
             registry=r,
