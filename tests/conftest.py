@@ -9,9 +9,11 @@ _MARKERS = {"unit": "unit", "integration": "integration", "e2e": "e2e", "benchma
 _OPT_IN = {"slow": "minutes", "gpu": "needs a GPU"}
 
 # One machine may be many times slower than another; how long an example takes proves nothing.
-settings.register_profile(
-    "carril", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
-)
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+# The same examples every time, so that a red build is about its change. Look for new ones with
+# `pytest --hypothesis-profile=explore`.
+settings.register_profile("carril", max_examples=50, derandomize=True, **_COMMON)
+settings.register_profile("explore", max_examples=1000, **_COMMON)
 settings.load_profile("carril")
 
 

@@ -9,7 +9,7 @@ import re
 
 def to_regex(gbnf: str) -> re.Pattern[str]:
     """Return a pattern that matches what the grammar's `root` matches."""
-    rules = dict(line.split(" ::= ", 1) for line in gbnf.splitlines() if line)
+    rules = dict(line.split(" ::= ", 1) for line in gbnf.split("\n") if line)
     done: dict[str, str] = {}
 
     def expand(name: str) -> str:
