@@ -168,18 +168,18 @@ def _billion_laughs():
     ],
 )
 def test_bombs_are_refused_within_100_ms(text):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidSchema):
         compile_schema(text)
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_exponential_sharing_stays_small():
     text = _billion_laughs()
     assert len(text) > 8000
-    started = time.perf_counter()
+    started = time.process_time()
     gbnf = compile_schema(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
     assert len(gbnf) < 100_000
 
 
