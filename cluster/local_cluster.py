@@ -102,6 +102,7 @@ def start_head(
     num_cpus: int,
     authenticate: bool = True,
     haproxy: bool = True,
+    http_host: str = LOOPBACK,
 ) -> ClusterRecord:
     """Start a Ray head and write its record.
 
@@ -112,6 +113,7 @@ def start_head(
         num_cpus: Logical CPUs that deployments and jobs share.
         authenticate: Ask for a token on Ray's ports.
         haproxy: Use HAProxy if there is one.
+        http_host: Address that Serve will bind.
 
     Raises:
         CommandError: If Ray did not come up; nothing is left running then.
@@ -128,6 +130,7 @@ def start_head(
         ports=ports,
         token_path=token_path,
         haproxy=binary,
+        http_host=http_host,
     )
     arguments = start_arguments(home=home, ports=ports, num_cpus=num_cpus)
     log_path = run_dir(home) / "ray-start.log"

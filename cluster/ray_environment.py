@@ -65,6 +65,7 @@ def cluster_environment(
     ports: Ports,
     token_path: Path | None,
     haproxy: Path | None,
+    http_host: str = LOOPBACK,
 ) -> dict[str, str]:
     """Return the environment of all Ray processes.
 
@@ -75,6 +76,7 @@ def cluster_environment(
         ports: Its ports.
         token_path: File of the authentication token; None switches authentication off.
         haproxy: The HAProxy binary; None takes Serve's plain proxy.
+        http_host: Address that the API will be bound to.
     """
     tuning = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1" if haproxy else "0",
@@ -98,6 +100,9 @@ def cluster_environment(
         **loopback_environment(token_path),
         CLUSTER_ID_VARIABLE: cluster_id,
         "CARRIL_HOME": str(home),
+        # Fixed for the life of the cluster, whatever later config files say: the gateway refuses to
+        # serve a network without keys by this, not by the file.
+        "CARRIL_HTTP_HOST": http_host,
         # Serve reads headers before the application does; this layer checks them first.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:middlewares",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),

@@ -19,7 +19,7 @@ from cluster.plan_experiments import (
 from cluster.serve_rules import unknown_keys
 from serve_app.config import GatewayConfig, ModelConfig, content_hash, load_yaml
 from serve_app.errors import ConfigError
-from serve_app.gateway.auth import is_loopback
+from serve_app.gateway.auth import check_exposure
 from serve_app.model.files import verify_model_file
 
 
@@ -173,16 +173,14 @@ def _reference_faults(
 
 
 def _exposure_faults(raw: Mapping[str, Any], gateways: Mapping[str, GatewayConfig]) -> list[str]:
-    # Behind the proxy every client looks local, so the gateway cannot tell; this is where it shows.
-    host = (raw.get("http_options") or {}).get("host", "127.0.0.1")
-    if is_loopback(str(host)):
-        return []
-    return [
-        f"application {name!r}: http_options.host {host!r} opens the API to the network, and there "
-        "are no API keys: add auth.keys, or say auth.allow_anonymous: true, or use 127.0.0.1"
-        for name, gateway in gateways.items()
-        if not gateway.auth.keys and not gateway.auth.allow_anonymous
-    ]
+    host = str((raw.get("http_options") or {}).get("host", "127.0.0.1"))
+    faults = []
+    for name, gateway in gateways.items():
+        try:
+            check_exposure(gateway, host)
+        except ConfigError as error:
+            faults.append(f"application {name!r}: {error}")
+    return faults
 
 
 def _listed(path: Path, faults: list[str]) -> str:

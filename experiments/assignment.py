@@ -53,8 +53,9 @@ class Allocation:
         """Lay out a split.
 
         Args:
-            percent: Percent of units per variant (0..100, steps of 0.01), adding up to 100. The
-                order of the treatments decides which end of the buckets they take.
+            percent: Percent of units per variant (0..100, steps of 0.01), adding up to 100.
+                Treatments are laid out by name: the order in a file must not decide, since tools
+                that compare configurations do not see it.
             control: Name of the control variant, one of the keys.
 
         Raises:
@@ -66,7 +67,7 @@ class Allocation:
         if sum(sizes.values()) != N_BUCKETS:
             total = Decimal(sum(sizes.values())) / 100
             raise ValueError(f"weights add up to {total.normalize():f} %, not to 100 %")
-        treatments = [name for name in sizes if name != control]
+        treatments = sorted(name for name in sizes if name != control)
         left, right = 0, N_BUCKETS
         ranges = []
         for position, name in enumerate(treatments):

@@ -98,8 +98,7 @@ class ExperimentConfig(StrictModel):
     control: Name
     """Variant of units that are not enrolled, and the reference of every comparison."""
     allocation: dict[Name, Decimal]
-    """Percent of units per variant, in steps of 0.01, adding up to 100. The order is part of the
-    split: see `experiments.assignment`."""
+    """Percent of units per variant, in steps of 0.01, adding up to 100."""
 
     @model_validator(mode="after")
     def _check_allocation(self) -> Self:
@@ -364,16 +363,13 @@ def parse_model_config(raw: object, *, app: str = "model") -> ModelConfig:
 
 
 def content_hash(model: StrictModel) -> str:
-    """Return the SHA-256 of a configuration, independent of key order in objects.
-
-    The order of `allocation` is part of a split, so it is kept.
-    """
+    """Return the SHA-256 of a configuration, whatever its key order and number format."""
     dumped = model.model_dump(mode="json")
     for experiment in dumped.get("experiments", {}).values():
-        experiment["allocation"] = [
-            (variant, f"{Decimal(percent).normalize():f}")
+        experiment["allocation"] = {
+            variant: f"{Decimal(percent).normalize():f}"
             for variant, percent in experiment["allocation"].items()
-        ]
+        }
     return hashlib.sha256(orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

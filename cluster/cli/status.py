@@ -7,7 +7,7 @@ from rich.table import Table
 
 from cluster.cli.console import fail, note, out, print_json
 from cluster.connection import resolve
-from cluster.errors import CommandError, ExitCode
+from cluster.errors import CommandError, ExitCode, infrastructure
 from cluster.process_tree import describe
 from cluster.rollout import fetch_readyz
 from cluster.serve_api import ServeApi
@@ -46,7 +46,7 @@ def run(*, as_json: bool, address: str | None, url: str | None) -> None:
     elif connection.record is None:
         note("nothing runs; start with: carril up")
     else:
-        fail(
+        raise infrastructure(
             f"a cluster was started at {connection.record.started_at:%Y-%m-%d %H:%M} UTC "
             "but does not answer",
             "clean up with: carril down",

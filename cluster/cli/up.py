@@ -68,6 +68,7 @@ def run(
             num_cpus=num_cpus or max(os.cpu_count() or 1, _MIN_LOGICAL_CPUS),
             authenticate=authenticate,
             haproxy=haproxy,
+            http_host=host,
         )
     if haproxy and not record.haproxy:
         warn("this platform has no HAProxy; Serve's own, slower proxy is used")

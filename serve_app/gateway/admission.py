@@ -20,23 +20,27 @@ class Admission:
         """Requests in progress."""
         return self._total
 
-    def enter(self, tenant: str) -> Callable[[], None]:
-        """Take a place; call the returned function once to give it back (more is harmless).
+    def enter(self, tenant: str, places: int = 1) -> Callable[[], None]:
+        """Take places; call the returned function once to give them back (more is harmless).
+
+        Args:
+            tenant: Who asks.
+            places: Generations that the request runs at once.
 
         Raises:
             Overloaded: If this replica is full.
             RateLimited: If this tenant has too many requests in progress.
         """
-        if self._total >= self.limits.max_in_flight:
+        if self._total + places > self.limits.max_in_flight:
             raise Overloaded(f"{self._total} requests are in progress; try again", None, 1.0)
-        if self._by_tenant[tenant] >= self.limits.max_in_flight_per_tenant:
+        if self._by_tenant[tenant] + places > self.limits.max_in_flight_per_tenant:
             raise RateLimited(
                 f"{self._by_tenant[tenant]} requests of this key are in progress; wait for some",
                 None,
                 1.0,
             )
-        self._total += 1
-        self._by_tenant[tenant] += 1
+        self._total += places
+        self._by_tenant[tenant] += places
         released = False
 
         def release() -> None:
@@ -44,8 +48,8 @@ class Admission:
             if released:
                 return
             released = True
-            self._total -= 1
-            self._by_tenant[tenant] -= 1
+            self._total -= places
+            self._by_tenant[tenant] -= places
             if self._by_tenant[tenant] <= 0:
                 del self._by_tenant[tenant]
 

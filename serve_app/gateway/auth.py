@@ -5,8 +5,8 @@ import hmac
 import ipaddress
 from typing import NamedTuple
 
-from serve_app.config import AuthConfig
-from serve_app.errors import AuthenticationFailed, PermissionDenied
+from serve_app.config import AuthConfig, GatewayConfig
+from serve_app.errors import AuthenticationFailed, ConfigError, PermissionDenied
 
 
 class Caller(NamedTuple):
@@ -56,6 +56,27 @@ def authenticate(config: AuthConfig, authorization: list[str], client_host: str 
     if found is None:
         raise AuthenticationFailed("the API key is not known")
     return found
+
+
+def check_exposure(config: GatewayConfig, http_host: str) -> None:
+    """Make sure that a port open to a network asks for keys.
+
+    Behind the proxy every client looks local, so a request cannot tell; the bound address can.
+
+    Args:
+        config: The gateway's configuration.
+        http_host: Address that the API is bound to.
+
+    Raises:
+        ConfigError: If anyone on the network could call without a key, and the configuration does
+            not say that this is meant.
+    """
+    if is_loopback(http_host) or config.auth.keys or config.auth.allow_anonymous:
+        return
+    raise ConfigError(
+        f"http_options.host {http_host!r} opens the API to the network, and there are no API keys: "
+        "add auth.keys, or say auth.allow_anonymous: true, or use 127.0.0.1"
+    )
 
 
 def is_loopback(host: str) -> bool:

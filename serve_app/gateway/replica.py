@@ -19,8 +19,10 @@ from serve_app.events.client import EventClient
 from serve_app.events.writer import get_writer, spool_path
 from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
+from serve_app.gateway.auth import check_exposure
 from serve_app.gateway.cache import ResponseCache
 from serve_app.gateway.generation import Generator
+from serve_app.gateway.last_good import LastGoodConfig
 from serve_app.gateway.policy import Policy
 from serve_app.gateway.readiness import GatewayReport, readiness_body
 from serve_app.gateway.redis_tier import RedisTier
@@ -53,6 +55,8 @@ class GatewayReplica:
         self._writer = get_writer(home)
         self._spool = Spool(spool_path(home), f"{self._replica}-{os.getpid()}")
         self._home = home
+        self._http_host = os.environ.get("CARRIL_HTTP_HOST", "127.0.0.1")
+        self._last_good = LastGoodConfig(home)
         self._active: Active | None = None
         self._events: EventClient | None = None
         self._cache: ResponseCache | None = None
@@ -73,19 +77,39 @@ class GatewayReplica:
         """Put a configuration in force; a bad one is reported and the last good one stays."""
         try:
             config = parse_gateway_config(raw)
-        except ConfigError as error:
-            self._metrics.config_refused.inc()
-            self._error = str(error)
-            logger.error("configuration refused", extra={"reason": str(error)})
-            return
-        try:
+            check_exposure(config, self._http_host)
             self._active = self._build(config)
+        except ConfigError as error:
+            self._refuse(str(error))
+            return
         except Exception as error:  # Serve would stop a replica whose reconfigure raises
-            self._metrics.config_refused.inc()
-            self._error = f"the configuration cannot be put in force: {error}"
             logger.exception("configuration refused")
+            self._refuse(f"the configuration cannot be put in force: {error}")
             return
         self._error = None
+        self._last_good.save(raw)
+        self._take_effect(config)
+
+    def _refuse(self, reason: str) -> None:
+        """Report a refusal; a replica that starts with a bad configuration takes the last good one.
+
+        Without that, a gateway that dies after a refused deployment would come back useless.
+        """
+        self._metrics.config_refused.inc()
+        self._error = reason
+        logger.error("configuration refused", extra={"reason": reason})
+        if self._active is not None:
+            return
+        try:
+            config = parse_gateway_config(self._last_good.load())
+            check_exposure(config, self._http_host)
+            self._active = self._build(config)
+        except Exception:
+            logger.exception("no earlier configuration to fall back to")
+            return
+        self._take_effect(config)
+
+    def _take_effect(self, config: GatewayConfig) -> None:
         self._metrics.config_info.clear()
         self._metrics.config_info.labels(config.config_hash).set(1)
         if self._watching is None:

@@ -168,7 +168,12 @@ async def _answer(
     )
     try:
         if not prepared.stream:
-            body = await active.service.complete(exchange)
+            # The request holds one place already; a batch of prompts is as many generations.
+            release = active.admission.enter(inbound.caller.tenant, len(prepared.jobs) - 1)
+            try:
+                body = await active.service.complete(exchange)
+            finally:
+                release()
             return _json(body, headers=exchange.headers())
         events = await active.service.open_stream(exchange)
     except RequestError as error:

@@ -202,6 +202,7 @@ class Service:
         finally:
             if last is not None:
                 exchange.usages.append(last.usage)
+            exchange.model_wait(generation.called_at)
             try:
                 await generation.close()
             finally:
@@ -244,7 +245,8 @@ class Service:
             metrics.errors.labels(variant, code).inc()
         else:
             metrics.errors.labels(variant, "client_disconnected").inc()
-        metrics.cache.labels(variant, exchange.cache).inc()
+        if exchange.model_sha256:
+            metrics.cache.labels(variant, exchange.cache).inc()
         prompt = sum(usage.prompt_tokens for usage in exchange.usages)
         completion = sum(usage.completion_tokens for usage in exchange.usages)
         if exchange.cache not in _SHARED and exchange.usages:
@@ -254,7 +256,8 @@ class Service:
             metrics.tokens.labels(variant).inc(prompt + completion)
             if exchange.ttft_s is not None:
                 metrics.ttft_s.labels(variant).observe(exchange.ttft_s)
-        metrics.overhead_s.observe(max(0.0, duration_s - exchange.waited_s))
+        if status == "ok":
+            metrics.overhead_s.observe(max(0.0, duration_s - exchange.waited_s))
         self._events.record(
             Outcome(
                 inference_id=exchange.inbound.inference_id,

@@ -70,6 +70,12 @@ class ChatMessage(_Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[tuple[TextPart, ...], Field(strict=False)]
     name: str | None = None
+    # Clients send answers back as they came: these fields of them may be there, but empty.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[tuple[Any, ...], Field(strict=False, max_length=0)] | None = None
+    annotations: Annotated[tuple[Any, ...], Field(strict=False, max_length=0)] | None = None
 
     def text(self) -> str:
         """Return the content as one text."""
@@ -224,8 +230,8 @@ def _translate(error: ValidationError) -> ClientError:
             return UnsupportedParameter(
                 f"Unrecognized request argument {param!r}; remove it", param
             )
-        case "too_long" if field == "tools":
-            return UnsupportedParameter("tools are not supported by this server", field)
+        case "too_long" if path and path[-1] in {"tools", "tool_calls"}:
+            return UnsupportedParameter(f"{param}: tools are not supported here", param)
         case "literal_error" if field in _ALLOWED_VALUES:
             return UnsupportedParameter(
                 f"{param} is {shown}; allowed: {_ALLOWED_VALUES[field]}", param

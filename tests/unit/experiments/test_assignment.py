@@ -177,3 +177,9 @@ def test_empty_unit_is_refused() -> None:
 def test_bucket_outside_the_range_is_refused(bucket: int) -> None:
     with pytest.raises(ValueError, match=str(bucket)):
         split(control=50, a=50).variant_at(bucket)
+
+
+def test_the_order_in_a_file_does_not_move_units() -> None:
+    one = Allocation.from_percent({"a": 20, "b": 50, "c": 30}, control="a")
+    other = Allocation.from_percent({"c": 30, "a": 20, "b": 50}, control="a")
+    assert one == other

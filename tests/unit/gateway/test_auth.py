@@ -5,8 +5,9 @@ import hashlib
 import pytest
 
 from serve_app.config import AuthConfig
-from serve_app.errors import AuthenticationFailed, PermissionDenied
-from serve_app.gateway.auth import authenticate
+from serve_app.errors import AuthenticationFailed, ConfigError, PermissionDenied
+from serve_app.gateway.auth import authenticate, check_exposure
+from tests.unit.gateway.builders import gateway_config
 
 
 def keys(**tenants: str) -> AuthConfig:
@@ -74,3 +75,10 @@ def test_without_keys_other_machines_are_not(host: str) -> None:
 
 def test_anyone_is_served_where_the_configuration_says_so() -> None:
     assert authenticate(AuthConfig(allow_anonymous=True), [], "203.0.113.9").tenant == "default"
+
+
+def test_a_bound_network_address_needs_keys_whatever_the_file_says() -> None:
+    check_exposure(gateway_config(), "127.0.0.1")
+    with pytest.raises(ConfigError, match="no API keys"):
+        check_exposure(gateway_config(), "0.0.0.0")  # noqa: S104
+    check_exposure(gateway_config(auth={"allow_anonymous": True}), "0.0.0.0")  # noqa: S104

@@ -54,7 +54,7 @@ BAD_CHATS = [
         id="image",
     ),
     pytest.param(
-        {"messages": [{"role": "user", "content": "x", "tool_calls": []}]},
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [{"id": "1"}]}]},
         "unsupported_parameter",
         "messages.0.tool_calls",
         id="tool calls",
@@ -260,3 +260,12 @@ def test_every_field_of_the_openai_sdk_is_accepted_or_known_to_be_absent(
     params: Any, body: type[ChatBody] | type[CompletionBody]
 ) -> None:
     assert set(params.__annotations__) - set(body.model_fields) - _KNOWN_ABSENT == set()
+
+
+def test_an_answer_may_be_sent_back_as_it_came() -> None:
+    answer = {"role": "assistant", "content": "hola", "refusal": None, "annotations": []}
+    empty = {"audio": None, "function_call": None, "tool_calls": None}
+    body = parse_chat(
+        {"model": "m", "messages": [answer | empty, {"role": "user", "content": "x"}]}
+    )
+    assert body.messages[0].text() == "hola"
