@@ -10,8 +10,6 @@ from training.data.generator import Message
 from training.tokenizer import BOS, EOT, HEADER_END, HEADER_START, special_id
 
 ASSISTANT = "assistant"
-INTENT = "intent"
-"""Role of an exercise that training uses and serving does not: to name the intent, nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +66,16 @@ class ChatEncoder:
         raise ValueError(f"The last turn does not fit into {max_tokens} tokens: {messages[-2]!r}")
 
     def encode_intent(self, text: str, intent: str) -> Encoded:
-        """Return the exercise of naming the intent of one message.
+        """Return the exercise of naming the intent of one message right after its end.
+
+        What the network finds out there, every later token of a real answer can look up. In a
+        conversation that place is followed by markup, which is never learnt, so the two agree.
 
         Args:
             text: What a customer wrote.
             intent: Its intent.
         """
-        question = [*self.system_ids, *self._message("user", text), *self._header(INTENT)]
+        question = [*self.system_ids, *self._message("user", text)]
         name = [*self.text_ids(intent), self.eot_id]
         learn = [False] * len(question) + [True] * len(name)
         return Encoded(ids=(*question, *name), learn=tuple(learn))
