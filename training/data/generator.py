@@ -43,6 +43,8 @@ class DataConfig(BaseModel):
     """Share of the training patterns in use."""
     reply_register: ReplyRegister = "mirror"
     """How the assistant writes; `mirror`: formal with formal customers, street with others."""
+    echo_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    """Share of answers that repeat the vehicle or the day, where a template for it fits."""
     history_percent: Annotated[int, Field(ge=0, le=100)] = 25
     """Share of conversations with one to three earlier turns."""
     decorate_percent: Annotated[int, Field(ge=0, le=100)] = 35
@@ -220,7 +222,9 @@ class _Generator:
         templates = replies.formal if register == "formal" else replies.street
         echoing = [t for t in templates if slots_of(t) and set(slots_of(t)) <= used]
         plain = [t for t in templates if not slots_of(t)]
-        template = stream.choice(echoing if echoing and stream.percent(50) else plain)
+        template = stream.choice(
+            echoing if echoing and stream.percent(self._config.echo_percent) else plain
+        )
         return Answer(
             response=template.format_map(bound),
             intent=pattern.intent,
