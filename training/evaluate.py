@@ -20,7 +20,8 @@ class Share(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    value: float
+    value: float | None
+    """None where there was nothing to count: unknown is not zero."""
     n: int
 
 
@@ -117,5 +118,5 @@ def _by(scored: list[_Scored], key: Callable[[_Scored], str]) -> dict[str, Share
 
 
 def _share(outcomes: Sequence[bool]) -> Share:
-    value = round(sum(outcomes) / len(outcomes), 4) if outcomes else 0.0
+    value = round(sum(outcomes) / len(outcomes), 4) if outcomes else None
     return Share(value=value, n=len(outcomes))

@@ -41,12 +41,14 @@ class Metrics(_Record):
     """Nats per learnt token of the network before quantisation."""
     train_loss: float
     """Nats per learnt token over the last 5 % of the training."""
-    json_validity: float
-    intent_accuracy: float
-    signals_accuracy: float
-    handoff_accuracy: float
-    echo_accuracy: float
-    intent_accuracy_by_register: dict[str, float]
+    json_validity: float | None
+    intent_accuracy: float | None
+    signals_accuracy: float | None
+    handoff_accuracy: float | None
+    """Signals and hand-off: among valid replies, null where there are none."""
+    echo_accuracy: float | None
+    """Vehicle names in replies that the customer had said; null where no reply names one."""
+    intent_accuracy_by_register: dict[str, float | None]
     mean_reply_tokens: float
 
 

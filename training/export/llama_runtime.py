@@ -63,6 +63,18 @@ class GgufModel:
         )
         return list(buffer[:count])
 
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens; special ones are left out."""
+        tokens = (llama_cpp.llama_token * len(ids))(*ids)
+        room = 64 * (len(ids) + 1)
+        buffer = ctypes.create_string_buffer(room)
+        count = llama_cpp.llama_detokenize(
+            self._vocab, tokens, len(ids), buffer, room, False, False
+        )
+        if count < 0:
+            raise ArtefactError(f"{len(ids)} tokens need {-count} bytes of text")
+        return buffer.raw[:count].decode(errors="replace")
+
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits after every token of one sequence, (n_tokens, n_vocab) float32."""
         self._clear()
