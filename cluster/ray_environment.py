@@ -6,6 +6,7 @@ for `ray start`, and every process of the cluster inherits them.
 
 import importlib.util
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,6 +17,8 @@ from cluster.home import haproxy_dir, ray_temp_dir
 
 LOOPBACK = "127.0.0.1"
 _HAPROXY_WRAPPER = Path(__file__).with_name("haproxy_loopback.sh")
+
+_PRIVATE_PORTS = range(20_000, 30_000)
 
 CLUSTER_ID_VARIABLE = "CARRIL_CLUSTER_ID"
 """Marks every process of one cluster, so that `carril down` ends those and no others."""
@@ -165,8 +168,15 @@ def _free_ports() -> dict[str, int]:
     with ExitStack() as stack:
         ports = {}
         for name in (*names, "haproxy_metrics"):
-            # All are held until the last is known, so that no two are the same.
+            # Below the range from which systems hand out ports: Ray takes many of those while it
+            # starts, and would take one of these between here and its use. All are held until the
+            # last is known, so that no two are the same.
             probe = stack.enter_context(socket.socket())
-            probe.bind((LOOPBACK, 0))
+            while True:
+                try:
+                    probe.bind((LOOPBACK, secrets.choice(_PRIVATE_PORTS)))
+                    break
+                except OSError:
+                    continue
             ports[name] = int(probe.getsockname()[1])
         return ports
