@@ -13,13 +13,14 @@ STAMPS := $(VENV)/.stamps
 hash    = $(shell cat $(1) | sha256sum | cut -c1-16)
 BASE_STAMP     := $(STAMPS)/base-$(call hash,requirements/base.lock pyproject.toml)
 TRAINING_STAMP := $(STAMPS)/training-$(call hash,requirements/base.lock requirements/training.lock)
+TRACKING_STAMP := $(STAMPS)/tracking-$(call hash,requirements/base.lock requirements/tracking.lock)
 TORCH_VERSION  := $(shell sed -n 's/^torch==//p' requirements/training.in)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test check bench lock clean install native training test-system
+.PHONY: help serve stop test check bench lock clean install native training tracking test-system
 .SUFFIXES:
 
 help: ## Show this list
@@ -31,7 +32,7 @@ serve: install native ## Set everything up, start the server, return when it is 
 stop: ## Stop the server that `make serve` started
 	@if [ -x $(BIN)/carril ]; then $(BIN)/carril down; else echo "nothing is installed, so nothing runs"; fi
 
-test: install training native test-system ## Run the unit, integration and end-to-end tests
+test: install training tracking native test-system ## Run the unit, integration and end-to-end tests
 	$(BIN)/pytest -m "not benchmark" $(PYTEST_ARGS) $(TESTS)
 
 check: install ## Format, lint, types and layers; about a minute
@@ -53,6 +54,9 @@ lock: install ## Bring requirements/*.lock up to pyproject.toml; UPGRADE=1 takes
 	@sed -i 's/^torch==\([^+ ]*\)+[a-z0-9]*/torch==\1/' requirements/training.lock
 	@! grep -nE '^(nvidia|cuda|triton)' requirements/training.lock \
 		|| { echo "error: training.lock asks for GPU libraries; resolve it where torch's CPU build is offered"; exit 1; }
+	@echo "resolving tracking.lock"
+	@$(COMPILE) --extra tracking -c requirements/base.lock -c requirements/training.lock \
+		-o requirements/tracking.lock pyproject.toml
 
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet $(if $(UPGRADE),--upgrade) --strip-extras \
 	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -64,6 +68,7 @@ clean: ## Remove the environment and caches of tools (not var/, not compiled whe
 
 install: $(BASE_STAMP)
 training: $(TRAINING_STAMP)
+tracking: $(TRACKING_STAMP)
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
@@ -89,6 +94,10 @@ $(TRAINING_STAMP): $(BASE_STAMP)
 		|| echo "note: no CPU build of torch $(TORCH_VERSION) on the configured indexes; taking the default one"
 	@$(BIN)/python -m cluster.install_lock requirements/training.lock
 	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/training-* && touch $@
+
+$(TRACKING_STAMP): $(BASE_STAMP)
+	@$(BIN)/python -m cluster.install_lock requirements/tracking.lock
+	@mkdir -p $(STAMPS) && rm -f $(STAMPS)/tracking-* && touch $@
 
 native: $(BASE_STAMP) # decides by itself whether there is anything to do: the CPU is part of the key
 	@$(BIN)/python -m cluster.native_build --install >/dev/null
