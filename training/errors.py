@@ -17,6 +17,10 @@ class ArtefactError(TrainingError):
     """A file is missing or is not the one its manifest describes."""
 
 
+class TrackingError(TrainingError):
+    """The tracking store failed; what it was to record is done or undone all the same."""
+
+
 class MissingExtraError(TrainingError):
     """A Python package of an optional extra is not installed."""
 

@@ -178,6 +178,14 @@ def train(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
+def models(context: typer.Context) -> None:
+    """Register, promote and roll back models."""
+    from cluster.cli.models import models_app
+
+    models_app(args=context.args, prog_name="carril models")
+
+
+@app.command(context_settings=_FORWARD)
 def exp(context: typer.Context) -> None:
     """Plan, simulate, analyse and decide experiments."""
     from experiments.cli import exp_app

@@ -1,0 +1,208 @@
+"""Edit single values of a Serve config as text, so that comments and layout stay.
+
+A YAML library that parses and dumps would lose what people wrote beside the values. Here the parser
+only says where a value stands; the characters in between are replaced.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import yaml
+
+from cluster.plan_experiments import GATEWAY_IMPORT_PATH, gateway_config, model_config
+from serve_app.config import ExperimentConfig, load_yaml
+from serve_app.errors import ConfigError
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]*[A-Za-z_./-][A-Za-z0-9_./-]*")
+"""Text that YAML reads back as the same text without quotes."""
+
+Scalar = str | int | Decimal
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The places of a config that a variant is served from."""
+
+    variant: str
+    app: str
+    experiment: str | None
+    """Experiment that the variant takes part in."""
+
+
+def find_target(raw: object, *, control: bool, variant: str | None) -> Target:
+    """Return which variant a champion (the control) or a challenger (the treatment) goes to.
+
+    Args:
+        raw: The parsed config.
+        control: Whether the control variant is meant.
+        variant: Name it, where the config leaves a choice.
+
+    Raises:
+        ConfigError: If there is no such variant, or more than one.
+    """
+    gateway = None
+    for app in _applications(raw):
+        gateway = gateway or gateway_config(app)
+    if gateway is None:
+        raise ConfigError("the config has no gateway, so nothing says which variant is served")
+    if variant is not None:
+        if variant not in gateway.variants:
+            raise ConfigError(
+                f"unknown variant {variant!r}; configured: {sorted(gateway.variants)}"
+            )
+        within = [n for n, e in gateway.experiments.items() if variant in e.allocation]
+        if len(within) > 1:
+            raise ConfigError(f"variant {variant!r} takes part in several experiments: {within}")
+        experiment = within[0] if within else None
+        return Target(variant=variant, app=gateway.variants[variant].app, experiment=experiment)
+    choices = [
+        (name, candidate)
+        for name, experiment in gateway.experiments.items()
+        for candidate in experiment.allocation
+        if (candidate == experiment.control) is control
+    ]
+    if len(choices) != 1:
+        role = "control" if control else "treatment"
+        raise ConfigError(
+            f"the config has {len(choices)} {role} variants "
+            f"{sorted(candidate for _, candidate in choices)}, so one must be named: --variant; "
+            f"configured: {sorted(gateway.variants)}"
+        )
+    name, candidate = choices[0]
+    return Target(variant=candidate, app=gateway.variants[candidate].app, experiment=name)
+
+
+def serve_file(text: str, target: Target, *, path: str, sha256: str, control_share: bool) -> str:
+    """Return the config with another model file for a variant.
+
+    The variant's experiment starts a new version, as the units it had saw another model. All of its
+    traffic goes to its control variant: the champion answers everybody, a challenger starts at 0 %.
+
+    Args:
+        text: The config.
+        target: Where the variant is.
+        path: Its new model file.
+        sha256: Hash of that.
+        control_share: Whether to give the control all the traffic and raise the version.
+
+    Raises:
+        ConfigError: If the config has no such place, or cannot be read.
+    """
+    applications = _applications(load_yaml(text))
+    at = _index(applications, target.app)
+    if model_config(applications[at]) is None:
+        raise ConfigError(f"application {target.app!r} serves no model")
+    model = (*_user_config(applications, at), "model")
+    text = replace_value(text, (*model, "path"), path)
+    text = replace_value(text, (*model, "sha256"), sha256)
+    if target.experiment is None or not control_share:
+        return text
+    gateway_at = next(
+        index
+        for index, app in enumerate(applications)
+        if app.get("import_path") == GATEWAY_IMPORT_PATH
+    )
+    config = gateway_config(applications[gateway_at])
+    assert config is not None  # noqa: S101 (find_target has read it)
+    experiment = config.experiments[target.experiment]
+    place = (*_user_config(applications, gateway_at), "experiments", target.experiment)
+    for name in experiment.allocation:
+        share = 100 if name == experiment.control else 0
+        text = replace_value(text, (*place, "allocation", name), share)
+    return _raise_version(text, place, experiment)
+
+
+def _raise_version(text: str, place: Path, experiment: ExperimentConfig) -> str:
+    following = experiment.version + 1
+    if "version" in experiment.model_fields_set:
+        return replace_value(text, (*place, "version"), following)
+    return insert_before(text, (*place, "salt"), "version", following)
+
+
+def replace_value(text: str, path: Path, value: Scalar) -> str:
+    """Return the text with one scalar replaced.
+
+    Raises:
+        ConfigError: If there is no scalar at that place.
+    """
+    _, node = _find(text, path)
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigError(f"{_dotted(path)} is no single value")
+    return text[: node.start_mark.index] + _written(value) + text[node.end_mark.index :]
+
+
+def insert_before(text: str, path: Path, key: str, value: Scalar) -> str:
+    """Return the text with a new key before an existing one of the same mapping.
+
+    Raises:
+        ConfigError: If the existing key is not there.
+    """
+    key_node, _ = _find(text, path)
+    if key_node is None:
+        raise ConfigError(f"{_dotted(path)} is no key of a mapping")
+    start = key_node.start_mark
+    before = text[start.index - start.column : start.index]
+    # On a line of its own in a block mapping, in the same line in a flow mapping.
+    separator = "\n" + before if not before.strip() else ", "
+    return text[: start.index] + f"{key}: {_written(value)}{separator}" + text[start.index :]
+
+
+def _find(text: str, path: Path) -> tuple[yaml.Node | None, yaml.Node]:
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    key_node: yaml.Node | None = None
+    for depth, step in enumerate(path):
+        found: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            for candidate, child in node.value:
+                if candidate.value == str(step):
+                    key_node, found = candidate, child
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = node.value[step] if step < len(node.value) else None
+        if found is None:
+            raise ConfigError(f"{_dotted(path[: depth + 1])} is not in the config")
+        node = found
+    if node is None:
+        raise ConfigError("the config is empty")
+    return key_node, node
+
+
+def _applications(raw: object) -> Sequence[dict[str, object]]:
+    applications = raw.get("applications") if isinstance(raw, dict) else None
+    if not isinstance(applications, list) or not all(isinstance(a, dict) for a in applications):
+        raise ConfigError("applications: name at least one application")
+    return applications
+
+
+def _index(applications: Sequence[dict[str, object]], app: str) -> int:
+    for index, candidate in enumerate(applications):
+        if candidate.get("name") == app:
+            return index
+    names = [candidate.get("name") for candidate in applications]
+    raise ConfigError(f"no application {app!r} in the config; it has {names}")
+
+
+def _user_config(applications: Sequence[dict[str, object]], at: int) -> Path:
+    deployments = applications[at].get("deployments")
+    for index, deployment in enumerate(deployments if isinstance(deployments, list) else []):
+        if isinstance(deployment, dict) and deployment.get("user_config") is not None:
+            return ("applications", at, "deployments", index, "user_config")
+    raise ConfigError(f"application {applications[at].get('name')!r} has no user_config")
+
+
+def _written(value: Scalar) -> str:
+    if not isinstance(value, str):
+        return str(value)
+    if _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(str(step) for step in path)

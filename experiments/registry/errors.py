@@ -1,0 +1,57 @@
+"""What can be wrong with a registry, a promotion, or the files behind them."""
+
+
+class RegistryError(Exception):
+    """Base of all errors of the model registry.
+
+    Args:
+        message: What happened, with the value.
+        fix: What to do about it; None where the message says it all.
+    """
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message, fix)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UnknownVersion(RegistryError):
+    """No registered model, version or alias of that name."""
+
+
+class VersionConflict(RegistryError):
+    """The version exists already, with other content."""
+
+
+class StaleExpectation(RegistryError):
+    """The alias does not point where the caller, or the gate, took for granted."""
+
+
+class GateRefused(RegistryError):
+    """The gate report does not allow this promotion.
+
+    Args:
+        message: Why.
+        fix: What to do about it.
+        inconclusive: Whether the gate could not decide, rather than said no.
+    """
+
+    def __init__(self, message: str, fix: str | None = None, inconclusive: bool = False) -> None:
+        super().__init__(message, fix)
+        self.args = (message, fix, inconclusive)
+        self.inconclusive = inconclusive
+
+
+class AlteredFile(RegistryError):
+    """A stored file is not the one that was registered."""
+
+
+class BrokenLedger(RegistryError):
+    """The ledger was edited, cut or reordered."""
+
+
+class RegistryBusy(RegistryError):
+    """Somebody else holds the lock, or took it over."""

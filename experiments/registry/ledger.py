@@ -1,0 +1,191 @@
+"""The promotion ledger: JSON lines that are only ever appended, each chained to the one before.
+
+The ledger is the registry's one source of truth: a version exists once its `register` line is
+there, an alias points where the last line about it says. A line counts once it is whole, with its
+newline, and synced; a torn last line is what a crash left, and the next append removes it. A file
+beside it remembers the last line, so that cutting lines off the end shows too.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from experiments.registry.canonical import canonical_json, canonical_sha256
+from experiments.registry.errors import BrokenLedger
+from experiments.registry.lock import HeldLock
+from experiments.registry.records import LedgerEntry
+
+GENESIS = "0" * 64
+"""`prev_hash` of the first line."""
+
+
+class Ledger:
+    """The file `ledger.jsonl` of a registry.
+
+    Args:
+        root: The registry's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "ledger.jsonl"
+        self._head_path = root / "ledger.head.json"
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """Return all entries, their chain checked.
+
+        Raises:
+            BrokenLedger: If a line was altered, removed or moved; the message names the first.
+        """
+        entries = self._chained()
+        self._check_head(entries)
+        return entries
+
+    def append(
+        self, entry_fields: dict[str, object], entries: Sequence[LedgerEntry], lock: HeldLock
+    ) -> LedgerEntry:
+        """Append one entry durably.
+
+        Args:
+            entry_fields: Fields of the entry without `seq`, `token`, `prev_hash` and `hash`.
+            entries: The ledger as it was read under the same lock.
+            lock: The lock, held.
+
+        Raises:
+            RegistryBusy: If the lock was taken over.
+            BrokenLedger: If the file does not end where `entries` end.
+            OSError: If the disk is full or gone; the ledger is as it was before.
+        """
+        document = {
+            "schema_version": 1,
+            **entry_fields,
+            "seq": len(entries) + 1,
+            "token": lock.token,
+            "prev_hash": entries[-1].hash if entries else GENESIS,
+        }
+        entry = _sealed(document)
+        line = canonical_json(entry.model_dump(mode="json")).encode() + b"\n"
+        lock.check()
+        if self.entries() != tuple(entries):
+            raise BrokenLedger(f"{self.path} was written to while its lock was held")
+        self._write(line)
+        self._remember(entry)
+        return entry
+
+    def torn_bytes(self) -> int:
+        """Return how many bytes of an unfinished line follow the last whole one."""
+        raw = self._raw()
+        return len(raw) - (raw.rfind(b"\n") + 1)
+
+    def _chained(self) -> tuple[LedgerEntry, ...]:
+        raw = self._raw()
+        lines = raw[: raw.rfind(b"\n") + 1].splitlines()
+        entries: list[LedgerEntry] = []
+        for number, line in enumerate(lines, 1):
+            entries.append(self._checked(number, line, entries))
+        return tuple(entries)
+
+    def _checked(self, number: int, line: bytes, before: Sequence[LedgerEntry]) -> LedgerEntry:
+        where = f"{self.path}, line {number}"
+        try:
+            document = json.loads(line)
+            entry = LedgerEntry.model_validate(document)
+        except (ValueError, ValidationError) as error:
+            raise BrokenLedger(f"{where} is no ledger entry: {_first_line(error)}") from error
+        document.pop("hash")
+        if canonical_sha256(document) != entry.hash:
+            raise BrokenLedger(f"{where} was altered: its hash does not fit its content")
+        expected = before[-1].hash if before else GENESIS
+        if entry.prev_hash != expected or entry.seq != number:
+            raise BrokenLedger(
+                f"{where} does not follow the line before it: a line was removed, added or moved"
+            )
+        if before and entry.token <= before[-1].token:
+            raise BrokenLedger(f"{where} has the token {entry.token} of an earlier lock holder")
+        return entry
+
+    def _check_head(self, entries: Sequence[LedgerEntry]) -> None:
+        try:
+            head = json.loads(self._head_path.read_bytes())
+            seq, digest = int(head["seq"]), str(head["hash"])
+        except FileNotFoundError:
+            return  # an older or a fresh registry; the next append writes it
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BrokenLedger(f"{self._head_path} cannot be read: {error}") from error
+        # The file may lag behind by the line that was written just before a crash.
+        if seq > len(entries) or (seq and entries[seq - 1].hash != digest):
+            raise BrokenLedger(
+                f"{self.path} has {len(entries)} lines; line {seq} with hash {digest[:12]} is "
+                "missing: lines were cut off or the history was rewritten",
+                "restore the ledger from a backup",
+            )
+
+    def _raw(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _write(self, line: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            end = size - self.torn_bytes()
+            try:
+                written = os.pwrite(descriptor, line, end)
+                if written != len(line):
+                    raise OSError(28, "no space left for a ledger line", str(self.path))
+                os.ftruncate(descriptor, end + len(line))
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+        _sync_directory(self.path.parent)
+
+    def _remember(self, entry: LedgerEntry) -> None:
+        write_whole(
+            self._head_path, canonical_json({"seq": entry.seq, "hash": entry.hash}).encode()
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, and survives a power cut.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sealed(document: dict[str, object]) -> LedgerEntry:
+    # Twice: the hash is over the JSON that validation gives, with defaults and normal forms.
+    draft = LedgerEntry.model_validate({**document, "hash": GENESIS})
+    plain = draft.model_dump(mode="json")
+    plain.pop("hash")
+    return LedgerEntry.model_validate({**plain, "hash": canonical_sha256(plain)})
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
