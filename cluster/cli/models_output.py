@@ -1,7 +1,6 @@
 """What `carril models` prints."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.table import Table
 
@@ -9,6 +8,7 @@ from cluster.cli.console import note, out, print_json
 from cluster.served_models import ServedCheck
 from experiments.registry import LedgerEntry, ModelVersion, Registry, Standing
 from experiments.registry.records import utc_text
+from experiments.registry.views import version_summary
 from training.registry.verification import Finding
 
 
@@ -16,7 +16,7 @@ def show_versions(
     versions: Sequence[ModelVersion], standings: Mapping[str, Standing], *, as_json: bool
 ) -> None:
     """Print one row per version."""
-    rows = [version_row(version, standings[version.name]) for version in versions]
+    rows = [version_summary(version, standings[version.name]) for version in versions]
     if as_json:
         print_json(rows)
         return
@@ -39,25 +39,6 @@ def show_versions(
     out.print(table)
 
 
-def version_row(version: ModelVersion, standing: Standing) -> dict[str, Any]:
-    """Return what a list says about a version."""
-    state = standing.state(version.version)
-    gates = standing.gates.get(version.sha256)
-    return {
-        "name": version.name,
-        "version": version.version,
-        "artefact": version.artefact,
-        "sha256": version.sha256,
-        "size_bytes": version.size_bytes,
-        "state": state.value,
-        "lifecycle": state.lifecycle,
-        "aliases": [alias.value for alias in standing.aliases_of(version.version)],
-        "gate": gates[-1].verdict.value if gates else None,
-        "registered_at": utc_text(version.registered_at),
-        "registered_by": version.registered_by,
-    }
-
-
 def show_version(registry: Registry, version: ModelVersion, *, as_json: bool) -> None:
     """Print everything about one version."""
     standing = registry.standings()[version.name]
@@ -66,7 +47,7 @@ def show_version(registry: Registry, version: ModelVersion, *, as_json: bool) ->
         for entry in registry.entries()
         if entry.model == version.name and entry.target.version == version.version
     ]
-    row = version_row(version, standing)
+    row = version_summary(version, standing)
     if as_json:
         print_json(
             {

@@ -29,6 +29,7 @@ from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
 from serve_app.gateway.edge import is_safe_id, unsafe_request_id
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
+from serve_app.gateway.registry_routes import add_registry_routes
 from serve_app.gateway.service import Exchange
 from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
 
@@ -95,6 +96,8 @@ def build_api(gateway: GatewayState) -> FastAPI:
         name = request.path_params["name"]
         active.policy.decide(name, None)
         return _json(_model(name))
+
+    add_registry_routes(api, route)
 
     @api.get("/readyz")
     async def readyz() -> Response:
