@@ -179,16 +179,6 @@ class LedgerEntry(Record):
     hash: Sha256
 
 
-def semantic_key(version: str) -> tuple[object, ...]:
-    """Return a key that sorts versions by SemVer precedence: 1.0.0-rc.1 < 1.0.0 < 1.0.1."""
-    core, _, pre = version.partition("+")[0].partition("-")
-    numbers = tuple(int(part) for part in core.split("."))
-    identifiers = tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in pre.split(".") if part
-    )
-    return (*numbers, not identifiers, identifiers)
-
-
 def family_name(artefact: str, version: str) -> str:
     """Return the model that an artefact is a version of: of `okla-v2` at 2.x it is `okla`."""
     found = re.fullmatch(r"(.+)-v(\d+)", artefact)

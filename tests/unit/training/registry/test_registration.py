@@ -1,0 +1,171 @@
+"""Registering a model: whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.registry import Alias, Kind, Registry, State
+from experiments.registry.errors import RegistryError, VersionConflict
+from experiments.registry.ledger import Ledger
+from tests.unit.training.registry.builders import registered, write_model
+from training.registry import register
+
+
+def files_in(registry: Registry) -> list[str]:
+    """Return every file of a registry except the lock."""
+    return sorted(
+        str(path.relative_to(registry.root))
+        for path in registry.root.rglob("*")
+        if path.is_file() and path.name != "ledger.lock"
+    )
+
+
+def test_a_model_becomes_the_candidate_with_its_whole_origin(
+    registry: Registry, tmp_path: Path
+) -> None:
+    version = registered(registry, tmp_path, "2.0.0", lineage={"ray.job_id": "finetune-1"})
+    assert (version.name, version.version, version.artefact) == ("okla", "2.0.0", "okla-v2")
+    assert version.lineage["ray.job_id"] == "finetune-1"
+    assert len(version.lineage["tokenizer.sha256"]) == 64
+    assert version.metrics["intent_accuracy"] == 0.4068
+    assert version.parameters["model.hidden_size"] == 256
+    assert registry.blob(version.sha256).read_bytes() == b"GGUF weights of 2.0.0"
+    standing = registry.standings()["okla"]
+    assert standing.aliases == {Alias.CANDIDATE: version.ref}
+    assert standing.state("2.0.0") is State.TRAINING
+    (entry,) = registry.entries()
+    assert (entry.kind, entry.actor, entry.target) == (Kind.REGISTER, "ana", version.ref)
+
+
+def test_the_shipped_models_can_be_registered(registry: Registry) -> None:
+    folder = Path(__file__).parents[4] / "models" / "okla"
+    for name in ("okla-v1", "okla-v2"):
+        register(folder / f"{name}.manifest.json", registry=registry)
+    assert [v.label for v in registry.versions()] == ["okla@1.0.0", "okla@2.0.0"]
+
+
+def test_registering_twice_changes_nothing(registry: Registry, tmp_path: Path) -> None:
+    manifest = write_model(tmp_path)
+    assert register(manifest, registry=registry).new
+    before = files_in(registry), registry.entries()
+    assert not register(manifest, registry=registry).new
+    assert (files_in(registry), registry.entries()) == before
+
+
+def test_registering_again_mends_a_damaged_stored_file(registry: Registry, tmp_path: Path) -> None:
+    manifest = write_model(tmp_path)
+    version = register(manifest, registry=registry).version
+    blob = registry.blob(version.sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(b"rotten")
+    register(manifest, registry=registry)
+    assert registry.verify_blob(version) == blob
+
+
+def test_other_content_under_a_registered_version_is_refused(
+    registry: Registry, tmp_path: Path
+) -> None:
+    register(write_model(tmp_path / "a"), registry=registry)
+    before = files_in(registry)
+    with pytest.raises(VersionConflict, match=r"okla@1.0.0 is registered with SHA-256"):
+        register(write_model(tmp_path / "b", content=b"GGUF other"), registry=registry)
+    assert files_in(registry) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"sha256": "0" * 64}, "its manifest says 000", id="wrong hash"),
+        pytest.param({"version": "two"}, r"version: .*'two'", id="no semantic version"),
+        pytest.param({"version": "01.0.0"}, "version", id="leading zero"),
+        pytest.param({"surprise": 1}, "surprise", id="unknown field"),
+        pytest.param({"schema_version": 9}, "schema_version", id="newer manifest"),
+        pytest.param({"file": "gone.gguf"}, r"gone.gguf", id="no file"),
+    ],
+)
+def test_a_broken_manifest_registers_nothing(
+    registry: Registry, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    manifest = write_model(tmp_path)
+    document = json.loads(manifest.read_text(encoding="utf-8")) | change
+    manifest.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(RegistryError, match=message):
+        register(manifest, registry=registry)
+    assert files_in(registry) == []
+
+
+def test_a_name_that_is_no_name_is_refused(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"name: .*'../okla'"):
+        register(write_model(tmp_path), registry=registry, name="../okla")
+    assert files_in(registry) == []
+
+
+def test_a_full_disk_registers_nothing(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(RegistryError, match=r"not enough room for okla-v1.Q4_K_M.gguf"):
+        register(write_model(tmp_path), registry=registry)
+    assert files_in(registry) == []
+
+
+def test_a_disk_that_fills_up_at_the_last_line_registers_nothing(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(registry, tmp_path, "1.0.0")
+    before, entries = files_in(registry), registry.entries()
+    real = os.pwrite
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        if b'"kind"' not in data:
+            return real(descriptor, data, offset)
+        real(descriptor, data[:20], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(RegistryError, match=r"okla@2.0.0 was not registered: .*No space left"):
+        registered(registry, tmp_path, "2.0.0")
+    monkeypatch.undo()
+    assert (files_in(registry), registry.entries()) == (before, entries)
+    assert Ledger(registry.root).torn_bytes() == 0
+    assert registered(registry, tmp_path, "2.0.0").label == "okla@2.0.0"
+
+
+def test_records_left_by_a_crash_do_not_count_and_are_replaced(
+    registry: Registry, tmp_path: Path
+) -> None:
+    left = registry.directory("okla", "1.0.0")
+    left.mkdir(parents=True)
+    (left / "version.json").write_text("{", encoding="utf-8")
+    assert registry.versions() == []
+    assert registered(registry, tmp_path, "1.0.0") == registry.version("okla", "1.0.0")
+
+
+def test_an_evaluation_of_another_file_is_refused(registry: Registry, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"candidate": {"sha256": "0" * 64}}), encoding="utf-8")
+    with pytest.raises(RegistryError, match="is about the file 000"):
+        register(write_model(tmp_path / "m"), registry=registry, evaluation=report)
+    assert files_in(registry) == []
+
+
+def test_a_configuration_of_another_training_is_refused(registry: Registry, tmp_path: Path) -> None:
+    config = Path(__file__).parents[4] / "training" / "configs" / "okla-v2.yaml"
+    with pytest.raises(RegistryError, match=r"is not the configuration of okla-v1 1.0.0"):
+        register(write_model(tmp_path), registry=registry, config=config)
+
+
+def test_the_configuration_of_this_training_becomes_its_parameters(
+    registry: Registry, tmp_path: Path
+) -> None:
+    from training.config import load_config
+
+    path = Path(__file__).parents[4] / "training" / "configs" / "okla-v2.yaml"
+    manifest = write_model(tmp_path, config_sha256=load_config(path).sha256())
+    version = register(manifest, registry=registry, config=path).version
+    assert version.parameters["optim.learning_rate"] == load_config(path).optim.learning_rate
