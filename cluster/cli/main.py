@@ -193,6 +193,14 @@ def exp(context: typer.Context) -> None:
     exp_app(args=context.args, prog_name="carril exp")
 
 
+@app.command("eval", context_settings=_FORWARD)
+def evaluation(context: typer.Context) -> None:
+    """Measure models, and judge whether one may ship."""
+    from experiments.evaluation.cli import eval_app
+
+    eval_app(args=context.args, prog_name="carril eval")
+
+
 def main() -> None:
     """Run the command line; the console script `carril`."""
     sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,19 @@
+"""`carril eval run|gate`: measure a model, and judge whether it may ship.
+
+Modules that do the work are imported by the commands, so that `carril --help` is quick.
+"""
+
+import typer
+
+eval_app = typer.Typer(
+    name="eval",
+    help="Measure models, and judge whether one may ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@eval_app.callback()
+def _group() -> None:
+    """Keep `run` a verb of its own even while it is the only one."""

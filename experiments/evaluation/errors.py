@@ -1,0 +1,41 @@
+"""What can be wrong with a suite, a model to measure, or a folder of results."""
+
+
+class EvaluationError(Exception):
+    """Base of all errors of an evaluation.
+
+    Args:
+        message: What happened, with the value.
+        fix: What to do about it; None where the message says it all.
+    """
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message, fix)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadInput(EvaluationError):
+    """A file that was given cannot be used as it is."""
+
+
+class TargetUnavailable(EvaluationError):
+    """The model to measure cannot be reached or opened."""
+
+
+class MissingExtra(EvaluationError):
+    """A feature needs packages that are not installed.
+
+    Args:
+        feature: What was asked for.
+        extra: The extra of carril that brings it.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs packages that are not installed",
+            f"pip install 'carril[{extra}]'",
+        )
