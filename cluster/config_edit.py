@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 import yaml
 
@@ -129,10 +130,14 @@ def replace_value(text: str, path: Path, value: Scalar) -> str:
     Raises:
         ConfigError: If there is no scalar at that place.
     """
-    _, node = _find(text, path)
+    node = _find(text, path).node
     if not isinstance(node, yaml.ScalarNode):
         raise ConfigError(f"{_dotted(path)} is no single value")
-    return text[: node.start_mark.index] + _written(value) + text[node.end_mark.index :]
+    return (
+        text[: node.start_mark.index]
+        + _written(value, quoted=node.style in ("'", '"'))
+        + text[node.end_mark.index :]
+    )
 
 
 def insert_before(text: str, path: Path, key: str, value: Scalar) -> str:
@@ -141,28 +146,34 @@ def insert_before(text: str, path: Path, key: str, value: Scalar) -> str:
     Raises:
         ConfigError: If the existing key is not there.
     """
-    key_node, _ = _find(text, path)
-    if key_node is None:
+    place = _find(text, path)
+    if place.key is None or place.mapping is None:
         raise ConfigError(f"{_dotted(path)} is no key of a mapping")
-    start = key_node.start_mark
-    before = text[start.index - start.column : start.index]
+    start = place.key.start_mark
     # On a line of its own in a block mapping, in the same line in a flow mapping.
-    separator = "\n" + before if not before.strip() else ", "
+    separator = ", " if place.mapping.flow_style else "\n" + " " * start.column
     return text[: start.index] + f"{key}: {_written(value)}{separator}" + text[start.index :]
 
 
-def _find(text: str, path: Path) -> tuple[yaml.Node | None, yaml.Node]:
+class _Place(NamedTuple):
+    mapping: yaml.MappingNode | None
+    key: yaml.Node | None
+    node: yaml.Node
+
+
+def _find(text: str, path: Path) -> _Place:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}") from error
-    key_node: yaml.Node | None = None
+    mapping: yaml.MappingNode | None = None
+    key: yaml.Node | None = None
     for depth, step in enumerate(path):
         found: yaml.Node | None = None
         if isinstance(node, yaml.MappingNode):
             for candidate, child in node.value:
                 if candidate.value == str(step):
-                    key_node, found = candidate, child
+                    mapping, key, found = node, candidate, child
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             found = node.value[step] if step < len(node.value) else None
         if found is None:
@@ -170,7 +181,7 @@ def _find(text: str, path: Path) -> tuple[yaml.Node | None, yaml.Node]:
         node = found
     if node is None:
         raise ConfigError("the config is empty")
-    return key_node, node
+    return _Place(mapping, key, node)
 
 
 def _applications(raw: object) -> Sequence[dict[str, object]]:
@@ -196,10 +207,10 @@ def _user_config(applications: Sequence[dict[str, object]], at: int) -> Path:
     raise ConfigError(f"application {applications[at].get('name')!r} has no user_config")
 
 
-def _written(value: Scalar) -> str:
+def _written(value: Scalar, *, quoted: bool = False) -> str:
     if not isinstance(value, str):
         return str(value)
-    if _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+    if not quoted and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
 
