@@ -276,14 +276,15 @@ def verify(
 ) -> None:
     """Check ledger, records and every model file; with --served, also what runs. Exit 1 if not."""
     from cluster.cli import models_output as output
-    from cluster.served_models import check_served
+    from cluster.served_models import check_served, served_digests
     from training.registry.verification import verify as run
 
     with _refusals():
         registry = _registry()
         findings = run(registry)
-        checks = check_served(registry.standings(), _readyz(url)) if served else ()
-        output.show_verification(findings, checks, as_json=as_json)
+        readyz = _readyz(url) if served else {}
+        checks = check_served(registry.standings(), readyz) if served else ()
+        output.show_verification(findings, checks, served_digests(readyz), as_json=as_json)
     if not all(finding.ok for finding in findings) or not all(check.ok for check in checks):
         raise typer.Exit(int(ExitCode.FAILED))
 

@@ -104,9 +104,20 @@ def show_log(entries: Sequence[LedgerEntry], *, as_json: bool) -> None:
 
 
 def show_verification(
-    findings: Sequence[Finding], checks: Sequence[ServedCheck], *, as_json: bool
+    findings: Sequence[Finding],
+    checks: Sequence[ServedCheck],
+    digests: Mapping[str, Sequence[str]],
+    *,
+    as_json: bool,
 ) -> None:
-    """Print what was checked, and what does not hold."""
+    """Print what was checked, and what does not hold.
+
+    Args:
+        findings: About the registry's own files.
+        checks: About what is served; empty if that was not asked for.
+        digests: By variant, the hashes that its replicas serve.
+        as_json: Print JSON.
+    """
     if as_json:
         print_json(
             {
@@ -124,6 +135,7 @@ def show_verification(
                     }
                     for check in checks
                 ],
+                "variants": digests,
             }
         )
         return
@@ -136,6 +148,9 @@ def show_verification(
             f"{_mark(check.ok)}  served: {check.alias.value} {check.model}@{check.version} "
             f"({check.sha256[:12]}) is served by {where}{expected}"
         )
+    if not all(check.ok for check in checks):
+        for variant, found in digests.items():
+            _line(f"      variant {variant} serves {', '.join(found) or 'nothing'}")
 
 
 def _mark(ok: bool) -> str:

@@ -1,0 +1,177 @@
+"""`carril models` as a shell sees it."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from cluster.errors import ExitCode
+from experiments.registry import ModelVersion, Registry
+from tests.unit.cluster.test_cli import carril
+from tests.unit.training.registry.builders import gate_report, registered, write_model
+
+
+class Shell:
+    """Runs `carril models ...` with a home of its own, without MLflow."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.registry = Registry(home / "registry")
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = carril("models", *arguments, home=self.home, CARRIL_TRACKING="off")
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "home")
+
+
+@pytest.fixture
+def v1(shell: Shell, tmp_path: Path) -> ModelVersion:
+    return registered(shell.registry, tmp_path, "1.0.0")
+
+
+def test_the_commands_load_nothing_heavy_for_their_help() -> None:
+    code = (
+        "import sys, cluster.cli.models\n"
+        "print([m for m in ('mlflow', 'ray', 'pydantic', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_from_manifest_to_rollback(shell: Shell, tmp_path: Path) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        done = shell("register", str(write_model(tmp_path / version, version)))
+        assert re.fullmatch(rf"okla@{version}  sha256 [0-9a-f]{{64}}\n", done.stdout)
+        assert "not shown in MLflow: CARRIL_TRACKING=off" in done.stderr
+    v1, v2 = shell.registry.versions()
+    first = gate_report(tmp_path / "g1.json", v1)
+    second = gate_report(tmp_path / "g2.json", v2, v1)
+    assert "PASS" in shell("gate", "okla-v1", str(first)).stdout
+    done = shell("promote", "okla-v1", "--reason", "first", "--actor", "ana")
+    assert done.stdout == "okla@1.0.0 is champion  (before: none)\n"
+    assert v1.sha256 in done.stderr  # how to serve it by hand
+    entry = json.loads(
+        shell("promote", "okla-v2", "--gate", str(second), "--expect", "1.0.0", "--json").stdout
+    )
+    assert (entry["kind"], entry["source"]["version"]) == ("promote", "1.0.0")
+    rows = json.loads(shell("ls", "--json").stdout)
+    assert [(row["version"], row["state"], row["aliases"]) for row in rows] == [
+        ("1.0.0", "archived", []),
+        ("2.0.0", "production", ["champion"]),
+    ]
+    assert "okla@1.0.0 is champion" in shell("rollback", "okla", "--reason", "precios").stdout
+    log = shell("log").stdout.splitlines()
+    assert len(log) == 7
+    assert "rollback champion  okla@1.0.0 (before: 2.0.0)  precios" in log[-1]
+    assert "chain intact" in shell("verify").stdout
+    assert v2.sha256 in shell("show", "okla@2.0.0").stdout
+    assert json.loads(shell("show", "okla", "--json").stdout)["history"][-1]["kind"] == "rollback"
+    assert shell("card", "okla").stdout.startswith("---\nlanguage:\n- es\n")
+    shell("card", "okla", "--out", str(tmp_path / "cards" / "README.md"))
+    assert "# okla 1.0.0" in (tmp_path / "cards" / "README.md").read_text(encoding="utf-8")
+    assert "retired" in shell("retire", "okla@2.0.0", "--reason", "precios").stdout
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 1), ("INCONCLUSIVE", 5)])
+def test_the_verdict_is_the_exit_code(
+    shell: Shell, v1: ModelVersion, tmp_path: Path, verdict: str, code: int
+) -> None:
+    report = gate_report(tmp_path / "g.json", v1, verdict=verdict)
+    assert verdict in shell("gate", "okla", str(report), code=code).stdout
+    if code:
+        assert verdict in shell("promote", "okla", "--gate", str(report), code=code).stderr
+    assert [entry.kind for entry in shell.registry.entries()] == ["register", "gate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["show", "dealer"], 1, "no registered model answers to 'dealer'; registered: ['okla']"),
+        (["promote", "okla"], 1, "no gate report about okla@1.0.0"),
+        (["promote", "okla", "--gate", "none.json"], 1, "cannot read the gate report 'none.json'"),
+        (["promote", "okla", "--to", "candidate"], 2, "--to 'candidate' is no place"),
+        (["promote", "okla", "--variant", "stable"], 2, "--variant needs --deploy CONFIG"),
+        (["rollback", "okla"], 2, "--reason"),
+        (["rollback", "okla", "--reason", ""], 1, "a rollback needs a reason"),
+        (["rollback", "okla", "--reason", "x"], 1, "'okla' has no champion to roll back from"),
+        (["register", "none.manifest.json"], 1, "none.manifest.json"),
+        (["register", "none.manifest.json", "--tag", "x"], 2, "--tag 'x': write KEY=VALUE"),
+        (["verify", "--served", "--url", "http://127.0.0.1:9"], 3, "no gateway answers"),
+    ],
+)
+def test_what_goes_wrong_is_named(
+    shell: Shell, v1: ModelVersion, arguments: list[str], code: int, message: str
+) -> None:
+    before = shell.registry.entries()
+    done = shell(*arguments, code=code)
+    assert message in " ".join(done.stderr.split())
+    assert done.stdout == ""
+    assert shell.registry.entries() == before
+
+
+def test_a_promotion_that_cannot_be_deployed_is_none(
+    shell: Shell, v1: ModelVersion, tmp_path: Path
+) -> None:
+    """No cluster runs in this home, so nothing can be deployed."""
+    config = tmp_path / "serve_config.yaml"
+    shipped = (Path(__file__).parents[3] / "serve_config.yaml").read_bytes()
+    config.write_bytes(shipped)
+    report = gate_report(tmp_path / "g.json", v1)
+    arguments = ("promote", "okla", "--gate", str(report), "--deploy", str(config))
+    done = shell(*arguments, code=ExitCode.INFRASTRUCTURE)
+    assert "no cluster was started here" in done.stderr
+    assert config.read_bytes() == shipped
+    assert [entry.kind for entry in shell.registry.entries()] == ["register", "gate"]
+
+
+class _Readyz(BaseHTTPRequestHandler):
+    """A gateway that serves one file."""
+
+    sha256: ClassVar[str] = ""
+
+    def do_GET(self) -> None:
+        replicas = [{"model_sha256": self.sha256}]
+        body = {"status": "ready", "variants": {"stable": {"replicas": replicas}}}
+        raw = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def readyz() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Readyz)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_champion_that_is_not_served_fails_the_check(
+    shell: Shell, v1: ModelVersion, tmp_path: Path, readyz: str
+) -> None:
+    shell("promote", "okla", "--gate", str(gate_report(tmp_path / "g.json", v1)))
+    _Readyz.sha256 = "0" * 64
+    done = shell("verify", "--served", "--url", readyz, code=1)
+    assert "FAIL  served: champion okla@1.0.0" in done.stdout
+    assert f"variant stable serves {'0' * 64}" in done.stdout
+    _Readyz.sha256 = v1.sha256
+    assert json.loads(shell("verify", "--served", "--url", readyz, "--json").stdout)["ok"]
