@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MAX_FAILURES = 3
+"""Failures in a row after which the store is left alone."""
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -41,6 +44,7 @@ class TrackedRun:
         self.n_failures = 0
         """Calls that the store did not take."""
         self._ended = False
+        self._in_a_row = 0
 
     @property
     def uri(self) -> str | None:
@@ -86,12 +90,20 @@ class TrackedRun:
     def _try(self, call: "Callable[[MlflowStore, str], None]") -> None:
         if self._store is None or self.run_id is None:
             return
+        if self._in_a_row >= _MAX_FAILURES:  # each try may take a minute of the training
+            self.n_failures += 1
+            return
         try:
             call(self._store, self.run_id)
         except TrackingError as error:
             self.n_failures += 1
+            self._in_a_row += 1
             if self.n_failures == 1:
                 logger.warning("run %s is not tracked completely: %s", self.run_id, error)
+            if self._in_a_row == _MAX_FAILURES:
+                logger.warning("run %s is not tracked any further", self.run_id)
+        else:
+            self._in_a_row = 0
 
 
 def start_run(

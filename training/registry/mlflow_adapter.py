@@ -21,6 +21,13 @@ from training.errors import MissingExtraError, TrackingError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_ENVIRONMENT = {
+    # A library that reports to its makers, unasked, has no place on a customer's machine.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # By default a server that is down is asked for four minutes, in every single call.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
 EXPERIMENT = "carril-models"
 """Experiment of registrations whose training was not tracked."""
 _MAX_TAG = 5000
@@ -60,8 +67,8 @@ class MlflowStore:
         self._client = self._connect()
 
     def _connect(self) -> "MlflowClient":
-        # A library that reports to its makers, unasked, has no place on a customer's machine.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         with _quiet():
             try:
                 import mlflow
