@@ -1,7 +1,6 @@
 """The commands `carril data ...` and `carril train`; heavy packages load when one runs."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +44,10 @@ def generate_command(
 
 def train_command(
     config: Annotated[Path, typer.Option("--config", help="Training configuration (YAML).")],
-    out: OutOption,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Work folder; one under CARRIL_HOME by default."),
+    ] = None,
     install_to: Annotated[
         Path | None,
         typer.Option("--install", help="Copy model and manifest here when done."),
@@ -53,38 +55,30 @@ def train_command(
     as_json: JsonOption = False,
 ) -> None:
     """Train, evaluate, export and quantise a model; resume where a checkpoint is."""
-    from training.errors import ConfigError, TrainingError
+    from experiments.jobs.errors import JobError
+    from training.errors import ConfigError
+    from training.jobs.finetune import run_finetune
+    from training.jobs.progress import ProgressView
 
     try:
-        from training.config import load_config
-
-        loaded = load_config(config)  # a typing error is told before torch has loaded
-        from training.pipeline import install, run
-
-        manifest = run(loaded, out, report=_progress)
-        if install_to is not None:
-            install(out, manifest, install_to)
+        code, manifest, folder = run_finetune(
+            config, out=out, resume=True, install_to=install_to, echo=ProgressView().show
+        )
     except ConfigError as err:
         raise _failed(str(err), _EXIT_USAGE) from err
-    except (TrainingError, OSError) as err:
-        raise _failed(str(err), _EXIT_FAILED) from err
-    except ModuleNotFoundError as err:
-        needed = f"Training needs {err.name!r}: pip install 'carril[training,cpu]'"
-        raise _failed(needed, _EXIT_FAILED) from err
+    except JobError as err:
+        raise _failed(str(err), int(err.code)) from err
+    if manifest is None or folder is None:
+        raise typer.Exit(code)
     if as_json:
         typer.echo(json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False))
         return
     metrics = manifest.metrics
-    typer.echo(f"{out / manifest.file}  {manifest.size_bytes:,} bytes  sha256 {manifest.sha256}")
+    typer.echo(f"{folder / manifest.file}  {manifest.size_bytes:,} bytes  sha256 {manifest.sha256}")
     typer.echo(
         f"held-out: loss {metrics.heldout_loss}, intent accuracy {metrics.intent_accuracy}, "
         f"valid JSON {metrics.json_validity} (n = {metrics.n_conversations})"
     )
-
-
-def _progress(line: str) -> None:
-    typer.echo(line, err=True)
-    sys.stderr.flush()
 
 
 def _failed(message: str, code: int) -> typer.Exit:

@@ -1,0 +1,1 @@
+"""Training as a job: checked before, tied by hashes, stoppable, and on record afterwards."""
