@@ -63,7 +63,7 @@ class MlflowStore:
     def __init__(self, home: Path, uri: str | None = None) -> None:
         self._home = tracking_home(home)
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
-        self._own = self.uri == default_uri(home)
+        self._is_server = self.uri.startswith(("http://", "https://"))
         self._client = self._connect()
 
     def _connect(self) -> "MlflowClient":
@@ -78,7 +78,7 @@ class MlflowStore:
                 logging.getLogger(name).setLevel(logging.WARNING)
             mlflow.set_tracking_uri(self.uri)
             client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            if self._own:
+            if not self._is_server:
                 self._make_database(client)
             return client
 
@@ -205,8 +205,8 @@ class MlflowStore:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        # MLflow's own default lies under whatever directory the process happens to run in.
-        location = (self._home / "artifacts" / name).as_uri() if self._own else None
+        # Without a server, MLflow's default is under whatever directory this process runs in.
+        location = None if self._is_server else (self._home / "artifacts" / name).as_uri()
         with _accepting("RESOURCE_ALREADY_EXISTS"):  # another process made it meanwhile
             self._client.create_experiment(name, artifact_location=location)
         return str(self._client.get_experiment_by_name(name).experiment_id)

@@ -113,6 +113,7 @@ def test_a_version_that_mlflow_missed_is_added_by_the_next_command(
     registry: Registry, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
+    monkeypatch.chdir(tmp_path)
     registered(registry, tmp_path, "1.0.0", name="late")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -121,6 +122,11 @@ def test_a_version_that_mlflow_missed_is_added_by_the_next_command(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert mirror(registry, "late", say=said.append)
     assert aliases(home, "late") == {"candidate": "1.0.0"}
+
+    # Another database, without a server: its artefacts are under the home too, not where we are.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/other.db")
+    assert mirror(registry, "late", say=said.append)
+    assert not (tmp_path / "mlruns").exists()
 
 
 def test_a_tracked_run_holds_what_a_job_did(registry: Registry, home: Path, tmp_path: Path) -> None:
