@@ -30,7 +30,7 @@ def model_card(registry: Registry, version: ModelVersion) -> str:
     standing = registry.standings()[version.name]
     evaluation = _evaluation(registry, version)
     front = yaml.safe_dump(
-        _metadata(version), allow_unicode=True, sort_keys=False, width=10_000
+        _metadata(version, evaluation), allow_unicode=True, sort_keys=False, width=10_000
     ).strip()
     sections = [
         f"---\n{front}\n---",
@@ -48,17 +48,16 @@ def model_card(registry: Registry, version: ModelVersion) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _metadata(version: ModelVersion) -> dict[str, Any]:
-    dataset = {
-        "type": "carril-sft",
-        "name": "carril conversations, held-out phrase families",
-        "revision": version.dataset_sha256,
-    }
-    metrics = [
-        {"type": name, "value": value, "name": name.replace("_", " ")}
+def _metadata(version: ModelVersion, evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    heldout = {
+        name: value
         for name, value in version.metrics.items()
         if value is not None and "." not in name and not name.startswith("n_")
-    ]
+    }
+    results = [_result("held-out phrase families", version.dataset_sha256, heldout)]
+    if evaluation is not None:
+        suite = str(evaluation.get("suite_sha256") or "unknown")
+        results.append(_result("evaluation suites", suite, _figures(evaluation)))
     return {
         "language": [_LANGUAGE],
         "license": version.license.lower(),
@@ -66,17 +65,17 @@ def _metadata(version: ModelVersion) -> dict[str, Any]:
         "pipeline_tag": "text-generation",
         "tags": ["gguf", version.quantisation.lower(), "carril", "conversational"],
         "model_name": version.artefact,
-        "model-index": [
-            {
-                "name": version.artefact,
-                "results": [
-                    {
-                        "task": {"type": "text-generation", "name": "Dialogue with JSON answers"},
-                        "dataset": dataset,
-                        "metrics": metrics,
-                    }
-                ],
-            }
+        "model-index": [{"name": version.artefact, "results": results}],
+    }
+
+
+def _result(dataset: str, revision: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "task": {"type": "text-generation", "name": "Dialogue with JSON answers"},
+        "dataset": {"type": "carril", "name": dataset, "revision": revision},
+        "metrics": [
+            {"type": name, "value": value, "name": name.replace("_", " ")}
+            for name, value in metrics.items()
         ],
     }
 
@@ -105,15 +104,47 @@ def _results(title: str, metrics: Mapping[str, float | None]) -> str:
 def _evaluation_section(evaluation: Mapping[str, Any] | None) -> list[str]:
     if evaluation is None:
         return ["## Evaluation\n\nNo evaluation report was registered with this version."]
-    figures = {
-        key: float(value)
-        for key, value in flat(evaluation)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    figures = _figures(evaluation)
     shown = dict(list(figures.items())[:_MAX_RESULTS])
     left = len(figures) - len(shown)
     more = f"\n\nand {left} more in evaluation.json" if left else ""
-    return [_results("Evaluation", shown) + more]
+    return [_dimensions(evaluation), _results("Evaluation: all figures", shown) + more]
+
+
+def _dimensions(evaluation: Mapping[str, Any]) -> str:
+    """Return the table of what the evaluation demands, with intervals, where it has one."""
+    lines = []
+    for item in _mappings(evaluation.get("dimensions")):
+        bound = "at least" if item.get("direction") == "at_least" else "at most"
+        lower, upper = item.get("ci_lower"), item.get("ci_upper")
+        interval = "" if lower is None or upper is None else f" [{lower:.4g}, {upper:.4g}]"
+        value = item.get("value")
+        measured = "not measured" if value is None else f"{value:.4g}{interval}"
+        passed = {"True": "yes", "False": "no"}.get(str(item.get("passed")), "unknown")
+        lines.append(
+            f"| {item.get('name')} | {measured} | {item.get('n')} | {bound} "
+            f"{item.get('threshold')} | {passed} |"
+        )
+    if not lines:
+        return ""
+    head = [
+        "| dimension | value (95 % interval) | n | threshold | kept |",
+        "| --- |" + " --- |" * 4,
+    ]
+    return "## Evaluation\n\n" + "\n".join([*head, *lines])
+
+
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    metrics = evaluation.get("metrics")
+    return {
+        key: float(value)
+        for key, value in flat(metrics if isinstance(metrics, dict) else evaluation)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _gate_section(standing: Standing, version: ModelVersion) -> str:

@@ -252,7 +252,7 @@ def _parameters(path: Path, manifest: ModelManifest) -> dict[str, Scalar]:
 
 
 def _evaluation(path: Path, manifest: ModelManifest) -> bytes:
-    """Return the bytes of a report that is about this model file, or says nothing about a file."""
+    """Return the bytes of a report that names a model file only if it is this one."""
     try:
         raw = path.read_bytes()
         document = json.loads(raw)
@@ -260,12 +260,10 @@ def _evaluation(path: Path, manifest: ModelManifest) -> bytes:
         raise RegistryError(f"cannot use the evaluation report {str(path)!r}: {error}") from error
     if not isinstance(document, dict):
         raise RegistryError(f"the evaluation report {str(path)!r} is no JSON object")
-    for key in ("candidate", "model"):
-        judged = document.get(key)
-        judged_sha256 = judged.get("sha256") if isinstance(judged, dict) else None
-        if judged_sha256 not in (None, manifest.sha256):
-            raise RegistryError(
-                f"the evaluation report {str(path)!r} is about the file {judged_sha256}, the "
-                f"manifest describes {manifest.sha256}"
-            )
+    target = document.get("target")
+    if isinstance(target, dict) and target.get("sha256") != manifest.sha256:
+        raise RegistryError(
+            f"the evaluation report {str(path)!r} is about the file {target.get('sha256')}, the "
+            f"manifest describes {manifest.sha256}"
+        )
     return raw

@@ -175,3 +175,17 @@ def test_a_champion_that_is_not_served_fails_the_check(
     assert f"variant stable serves {'0' * 64}" in done.stdout
     _Readyz.sha256 = v1.sha256
     assert json.loads(shell("verify", "--served", "--url", readyz, "--json").stdout)["ok"]
+
+
+def test_the_readme_names_commands_and_options_that_there_are() -> None:
+    import typer
+
+    from cluster.cli.models import models_app
+
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    commands = typer.main.get_command(models_app).commands  # type: ignore[attr-defined]
+    used = re.findall(r"carril models (\w+)([^\n#`]*)", readme)
+    assert {"register", "promote", "rollback", "verify"} <= {name for name, _ in used}
+    for name, rest in used:
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known, name

@@ -1,5 +1,6 @@
 """References, verification and the card."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_the_card_has_metadata_of_the_hub_and_the_whole_history(filled: Registry
     metadata = yaml.safe_load(front)
     assert metadata["license"] == "apache-2.0"
     assert metadata["language"] == ["es"]
-    (result,) = metadata["model-index"][0]["results"]
+    (result,) = metadata["model-index"][0]["results"]  # no evaluation was registered
     version = filled.version("okla", "1.0.0")
     assert result["dataset"]["revision"] == version.dataset_sha256
     assert {"type": "intent_accuracy", "value": 0.4068, "name": "intent accuracy"} in result[
@@ -116,10 +117,29 @@ def test_the_card_has_metadata_of_the_hub_and_the_whole_history(filled: Registry
 def test_the_card_shows_the_evaluation_that_was_registered(
     registry: Registry, tmp_path: Path
 ) -> None:
+    dimension = {"name": "intents", "value": 0.951, "n": 1500, "ci_lower": 0.94, "ci_upper": 0.96}
     report = tmp_path / "evaluation.json"
-    report.write_text('{"intent": {"accuracy": 0.951, "n": 1500}, "passed": true}', "utf-8")
+    report.write_text(
+        json.dumps(
+            {
+                "suite_sha256": "5a" * 32,
+                "dimensions": [
+                    dimension | {"threshold": 0.7, "direction": "at_least", "passed": True},
+                    {"name": "latency", "value": None, "n": 0, "threshold": 10, "passed": None},
+                ],
+                "metrics": {"intent_accuracy": 0.951, "ece": 0.021},
+            }
+        ),
+        encoding="utf-8",
+    )
     version = registered(registry, tmp_path, "1.0.0", evaluation=report)
-    assert "| intent.accuracy | 0.951 |" in model_card(registry, version)
+    card = model_card(registry, version)
+    assert "| intents | 0.951 [0.94, 0.96] | 1500 | at least 0.7 | yes |" in card
+    assert "| latency | not measured | 0 | at most 10 | unknown |" in card
+    assert "| ece | 0.021 |" in card
+    _, result = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    assert result["dataset"]["revision"] == "5a" * 32
+    assert {"type": "ece", "value": 0.021, "name": "ece"} in result["metrics"]
     attach_gate(
         "okla", gate_report(tmp_path / "g.json", version, verdict="FAIL"), registry=registry
     )

@@ -148,7 +148,7 @@ def test_records_left_by_a_crash_do_not_count_and_are_replaced(
 
 def test_an_evaluation_of_another_file_is_refused(registry: Registry, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    report.write_text(json.dumps({"candidate": {"sha256": "0" * 64}}), encoding="utf-8")
+    report.write_text(json.dumps({"target": {"sha256": "0" * 64}}), encoding="utf-8")
     with pytest.raises(RegistryError, match="is about the file 000"):
         register(write_model(tmp_path / "m"), registry=registry, evaluation=report)
     assert files_in(registry) == []
