@@ -5,6 +5,8 @@ Modules that do the work are imported by the commands, so that `carril --help` i
 
 import typer
 
+from experiments.gate.cli import gate_command
+
 eval_app = typer.Typer(
     name="eval",
     help="Measure models, and judge whether one may ship.",
@@ -17,3 +19,6 @@ eval_app = typer.Typer(
 @eval_app.callback()
 def _group() -> None:
     """Keep `run` a verb of its own even while it is the only one."""
+
+
+eval_app.command("gate")(gate_command)

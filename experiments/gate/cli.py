@@ -1,0 +1,97 @@
+"""`carril eval gate`: the command around the engine."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from experiments.gate.report import GateReport
+
+EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 5}
+_EXIT_REFUSED = 1
+_EXIT_USAGE = 2
+
+
+def gate_command(
+    candidate: Annotated[Path, typer.Option(help="Evaluation folder of the candidate.")],
+    champion: Annotated[
+        Path | None,
+        typer.Option(help="Evaluation folder of the model in production, on the same suites."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The GGUF that would ship; its hash must be the evaluated.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Thresholds (YAML or JSON); the defaults without it.")
+    ] = None,
+    hypothesis: Annotated[
+        str | None, typer.Option(help="superiority, or non-inferiority with --reason.")
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why not being worse is enough; kept in the report.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write gate.json; the candidate's folder.")
+    ] = None,
+    ci: Annotated[
+        bool,
+        typer.Option("--ci", help="Verdict and reasons only; adds the table to a job summary."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print gate.json.")] = False,
+) -> None:
+    """Judge whether a model may be promoted: floors, and a paired test against the champion.
+
+    Exits 0 for PASS, 1 for FAIL or evidence that cannot be trusted, 2 for files that cannot be
+    read, 5 for INCONCLUSIVE. Writes gate.json and gate.md.
+    """
+    from experiments.evaluation.errors import BadInput, EvaluationError
+    from experiments.gate.engine import evaluate_gate
+    from experiments.gate.errors import BadPolicy
+    from experiments.gate.policy import load_policy
+    from experiments.gate.report import write_report
+
+    try:
+        rules = load_policy(policy, hypothesis=hypothesis, reason=reason)
+        report = evaluate_gate(candidate, champion, rules, model=model)
+        path = out or candidate / "gate.json"
+        markdown = write_report(report, path)
+    except EvaluationError as error:
+        typer.echo(f"error: {error.message}", err=True)
+        if error.fix:
+            typer.echo(f"fix:   {error.fix}", err=True)
+        unusable = isinstance(error, BadInput | BadPolicy)
+        raise typer.Exit(_EXIT_USAGE if unusable else _EXIT_REFUSED) from error
+    except OSError as error:
+        typer.echo(f"error: cannot write the report: {error}", err=True)
+        raise typer.Exit(_EXIT_REFUSED) from error
+    if as_json:
+        typer.echo(report.to_json(), nl=False)
+    else:
+        _print(report, brief=ci)
+        typer.echo(f"wrote {path} and {markdown}", err=True)
+    if ci:
+        _append_summary(report)
+    raise typer.Exit(EXIT_CODES[report.verdict.value])
+
+
+def _print(report: "GateReport", *, brief: bool) -> None:
+    typer.echo(f"{report.verdict.value}  {report.candidate.name} {report.candidate.version or ''}")
+    for reason in report.reasons:
+        typer.echo(f"  {reason}")
+    if brief:
+        return
+    for check in report.checks:
+        typer.echo(f"{check.outcome.value:12} {check.kind.value:8} {check.name}: {check.detail}")
+    if report.n_slices_too_small:
+        smallest = report.policy.min_slice_items
+        typer.echo(f"{report.n_slices_too_small} slices have fewer than {smallest} items")
+
+
+def _append_summary(report: "GateReport") -> None:
+    """Add the Markdown to the page that the CI service shows for the job, where there is one."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(report.to_markdown() + "\n")
