@@ -77,7 +77,7 @@ def find_target(raw: object, *, control: bool, variant: str | None) -> Target:
     return Target(variant=candidate, app=gateway.variants[candidate].app, experiment=name)
 
 
-def serve_file(text: str, target: Target, *, path: str, sha256: str, control_share: bool) -> str:
+def serve_file(text: str, target: Target, *, path: str, sha256: str) -> str:
     """Return the config with another model file for a variant.
 
     The variant's experiment starts a new version, as the units it had saw another model. All of its
@@ -88,7 +88,6 @@ def serve_file(text: str, target: Target, *, path: str, sha256: str, control_sha
         target: Where the variant is.
         path: Its new model file.
         sha256: Hash of that.
-        control_share: Whether to give the control all the traffic and raise the version.
 
     Raises:
         ConfigError: If the config has no such place, or cannot be read.
@@ -100,7 +99,7 @@ def serve_file(text: str, target: Target, *, path: str, sha256: str, control_sha
     model = (*_user_config(applications, at), "model")
     text = replace_value(text, (*model, "path"), path)
     text = replace_value(text, (*model, "sha256"), sha256)
-    if target.experiment is None or not control_share:
+    if target.experiment is None:
         return text
     gateway_at = next(
         index

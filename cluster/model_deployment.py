@@ -49,9 +49,7 @@ class ConfigDeployment:
         target = find_target(
             load_yaml(text), control=alias is Alias.CHAMPION, variant=self._variant
         )
-        edited = serve_file(
-            text, target, path=str(model_file), sha256=version.sha256, control_share=True
-        )
+        edited = serve_file(text, target, path=str(model_file), sha256=version.sha256)
         self._roll_out(edited.encode(), before)
         self._before = before
         return Deployed(config=self._config.name, variant=target.variant)

@@ -5,6 +5,7 @@ Modules that do the work are imported by the commands, so that `carril --help` i
 
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,6 +105,30 @@ def log(
     with _refusals():
         entries = [entry for entry in _registry().entries() if name in (None, entry.model)]
         output.show_log(entries, as_json=as_json)
+
+
+@models_app.command()
+def at(
+    moment: Annotated[
+        datetime,
+        typer.Argument(
+            metavar="WHEN",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"],
+            help="UTC.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which versions were champion and challenger at a moment."""
+    from cluster.cli import models_output as output
+    from experiments.registry.standing import standings
+
+    with _refusals():
+        until = moment.replace(tzinfo=UTC)
+        entries = [entry for entry in _registry().entries() if entry.at <= until]
+        then = {n: s for n, s in standings(entries).items() if name in (None, n)}
+        output.show_aliases(then, as_json=as_json)
 
 
 @models_app.command()
@@ -214,7 +239,7 @@ def promote(
             reason=reason,
             actor=actor,
             expect=expect,
-            deployment=_deployment(deploy, variant, timeout, address, url),
+            deployment=deployment_to(deploy, variant, timeout, address, url),
         )
         _mirror(registry, change.version.name)
     _tell(registry, change, as_json=as_json)
@@ -248,7 +273,7 @@ def rollback(
             reason=reason,
             actor=actor,
             expect=expect,
-            deployment=_deployment(deploy, variant, timeout, address, url),
+            deployment=deployment_to(deploy, variant, timeout, address, url),
         )
         _mirror(registry, change.version.name)
     _tell(registry, change, as_json=as_json)
@@ -344,13 +369,25 @@ def _tags(given: list[str]) -> dict[str, str]:
     return dict(item.split("=", 1) for item in given)
 
 
-def _deployment(
+def deployment_to(
     config: Path | None,
-    variant: str | None,
-    timeout_s: float,
-    address: str | None,
-    url: str | None,
+    variant: str | None = None,
+    timeout_s: float = 600,
+    address: str | None = None,
+    url: str | None = None,
 ) -> "ConfigDeployment | None":
+    """Return how a promotion is served through a config file; None if it is only recorded.
+
+    Args:
+        config: The deployable config.
+        variant: Variant to change, where the config leaves a choice.
+        timeout_s: Longest wait until every replica runs it.
+        address: Ray's dashboard, as for `carril deploy`.
+        url: Address of the API.
+
+    Raises:
+        CommandError: If a variant is named without a config.
+    """
     if config is None:
         if variant is not None:
             raise CommandError("--variant needs --deploy CONFIG", code=ExitCode.USAGE)

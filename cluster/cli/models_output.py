@@ -103,6 +103,21 @@ def show_log(entries: Sequence[LedgerEntry], *, as_json: bool) -> None:
         )
 
 
+def show_aliases(standings: Mapping[str, Standing], *, as_json: bool) -> None:
+    """Print where the aliases of each model point."""
+    if as_json:
+        print_json(
+            {
+                name: {alias.value: ref.version for alias, ref in standing.aliases.items()}
+                for name, standing in standings.items()
+            }
+        )
+        return
+    for name, standing in sorted(standings.items()):
+        for alias, ref in standing.aliases.items():
+            _line(f"{name}  {alias.value}  {ref.version}  {ref.sha256}")
+
+
 def show_verification(
     findings: Sequence[Finding],
     checks: Sequence[ServedCheck],

@@ -26,7 +26,7 @@ def changed_lines(before: str, after: str) -> list[str]:
 
 def serve(text: str, *, control: bool, variant: str | None = None) -> str:
     target = find_target(yaml.safe_load(text), control=control, variant=variant)
-    return serve_file(text, target, path=BLOB, sha256=SHA256, control_share=True)
+    return serve_file(text, target, path=BLOB, sha256=SHA256)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,7 @@ def test_a_pinned_model_without_experiment_keeps_its_traffic(text: str) -> None:
     gateway["models"] = {"okla-chat": {"variant": "stable"}}
     target = find_target(raw, control=True, variant="stable")
     edited = yaml.safe_load(
-        serve_file(
-            yaml.safe_dump(raw, sort_keys=False),
-            target,
-            path=BLOB,
-            sha256=SHA256,
-            control_share=True,
-        )
+        serve_file(yaml.safe_dump(raw, sort_keys=False), target, path=BLOB, sha256=SHA256)
     )
     raw["applications"][1]["deployments"][0]["user_config"]["model"] = {
         "path": BLOB,

@@ -76,6 +76,8 @@ def test_from_manifest_to_rollback(shell: Shell, tmp_path: Path) -> None:
     assert len(log) == 7
     assert "rollback champion  okla@1.0.0 (before: 2.0.0)  precios" in log[-1]
     assert "chain intact" in shell("verify").stdout
+    assert json.loads(shell("at", "2999-01-01", "--json").stdout) == {"okla": {"champion": "1.0.0"}}
+    assert shell("at", "2020-01-01T00:00:00Z", "okla").stdout == ""
     assert v2.sha256 in shell("show", "okla@2.0.0").stdout
     assert json.loads(shell("show", "okla", "--json").stdout)["history"][-1]["kind"] == "rollback"
     assert shell("card", "okla").stdout.startswith("---\nlanguage:\n- es\n")
