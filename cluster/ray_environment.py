@@ -8,6 +8,7 @@ import importlib.util
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ def cluster_environment(
         **loopback_environment(token_path),
         CLUSTER_ID_VARIABLE: cluster_id,
         "CARRIL_HOME": str(home),
+        # So that the `python` of a plain `ray job submit -- python -m ...` is this environment's.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)]),
         # Fixed for the life of the cluster, whatever later config files say: the gateway refuses to
         # serve a network without keys by this, not by the file.
         "CARRIL_HTTP_HOST": http_host,

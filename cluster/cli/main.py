@@ -178,6 +178,14 @@ def train(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
+def jobs(context: typer.Context) -> None:
+    """Run trainings and evaluations as jobs on the cluster."""
+    from cluster.cli.jobs import jobs_app
+
+    jobs_app(args=context.args, prog_name="carril jobs")
+
+
+@app.command(context_settings=_FORWARD)
 def models(context: typer.Context) -> None:
     """Register, promote and roll back models."""
     from cluster.cli.models import models_app

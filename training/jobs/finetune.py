@@ -67,7 +67,7 @@ class Finetuning:
     def __call__(self, session: JobSession) -> dict[str, Any]:
         """Do the work and return the report."""
         session.say(f"training {self._config.name} {self._config.version} in {self._out}")
-        preflight.require(self._checks(), say=session.say)
+        preflight.require(self.checks(), say=session.say)
         finished = self._finished()
         if finished is not None:
             session.say(f"finished before: {finished.file}, sha256 {finished.sha256}")
@@ -82,7 +82,8 @@ class Finetuning:
             except OSError as error:
                 raise JobError(f"{error}; what is done is kept, continue with --resume") from error
 
-    def _checks(self) -> list[Check]:
+    def checks(self) -> list[Check]:
+        """Look at everything that could stop the training later."""
         missing = preflight.packages(_PACKAGES, target="training")
         return [
             missing,

@@ -22,6 +22,8 @@ _PACKAGES = (
     "transformers",
     "tokenizers",
     "safetensors",
+    "peft",
+    "bitsandbytes",
     "gguf",
     "llama-cpp-python",
     "numpy",
@@ -43,10 +45,7 @@ def run_lock(
         code: The code that runs.
     """
     return {
-        "schema_version": 1,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": code.model_dump(mode="json"),
-        "locks": _lock_hashes(),
+        **surroundings(code),
         "config": {
             "path": str(config_path),
             "sha256": config.sha256(),
@@ -58,6 +57,20 @@ def run_lock(
         },
         "seeds": {"train": config.seed, "data": config.data.seed},
         "threads": config.threads,
+    }
+
+
+def surroundings(code: CodeState) -> dict[str, Any]:
+    """Return what the lock of any run has: time, code, packages, machine.
+
+    Args:
+        code: The code that runs.
+    """
+    return {
+        "schema_version": 1,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": code.model_dump(mode="json"),
+        "locks": _lock_hashes(),
         "hardware": _hardware(),
         "versions": _versions(),
     }

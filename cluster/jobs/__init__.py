@@ -1,0 +1,1 @@
+"""Jobs on the cluster: submit, watch, stop, and keep their traces."""
