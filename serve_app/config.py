@@ -26,6 +26,8 @@ from pydantic import (
 )
 
 from experiments.assignment import Allocation
+from experiments.events.records import FeedbackDirection, FeedbackKind, FeedbackLevel
+from experiments.feedback.metrics import BUILT_IN, MetricSpec
 from serve_app.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -216,6 +218,90 @@ class EventsConfig(StrictModel):
     """Longest wait for the event writer."""
 
 
+class FeedbackMetricConfig(StrictModel):
+    """A metric that clients may give feedback on."""
+
+    type: FeedbackKind
+    level: FeedbackLevel = "inference"
+    """What a vote is about: one answer, or a whole session."""
+    direction: FeedbackDirection = "none"
+    """Which way is good; `none` for what is only read, such as comments."""
+    min: float | None = None
+    max: float | None = None
+    """Range of a number, ends included."""
+    categories: tuple[Name, ...] = ()
+    """The closed set of a category metric."""
+
+    @model_validator(mode="after")
+    def _fits_the_type(self) -> Self:
+        numeric = self.type in ("float", "integer")
+        if not numeric and (self.min is not None or self.max is not None):
+            raise ValueError(f"min and max are for float and integer, not for {self.type!r}")
+        if self.min is not None and self.max is not None and self.min >= self.max:
+            raise ValueError(f"min {self.min:g} is not below max {self.max:g}")
+        if (self.type == "category") != bool(self.categories):
+            raise ValueError("categories belong to metrics of type 'category', which need them")
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories names one twice")
+        if self.direction != "none" and self.type in ("category", "comment"):
+            raise ValueError(f"a {self.type} has no direction; it is no number")
+        return self
+
+    def to_spec(self, name: str) -> MetricSpec:
+        """Return what values are checked against."""
+        return MetricSpec(
+            name=name,
+            kind=self.type,
+            level=self.level,
+            direction=self.direction,
+            minimum=self.min,
+            maximum=self.max,
+            categories=self.categories,
+        )
+
+
+class FeedbackConfig(StrictModel):
+    """What `POST /v1/feedback` accepts."""
+
+    metrics: dict[Name, FeedbackMetricConfig] = {}
+    """Metrics beside the built-in `thumbs`, `rating`, `category` and `correction`."""
+    max_comment_chars: int = Field(default=2000, ge=1, le=100_000)
+    """Longest comment or correction."""
+    max_age_days: float = Field(default=90, gt=0)
+    """Answers older than this take no feedback any more."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _new_names(
+        cls, metrics: dict[str, FeedbackMetricConfig]
+    ) -> dict[str, FeedbackMetricConfig]:
+        taken = sorted(metrics.keys() & BUILT_IN.keys())
+        if taken:
+            raise ValueError(f"{taken} are built in and cannot be declared again")
+        return metrics
+
+    @cached_property
+    def specs(self) -> dict[str, MetricSpec]:
+        """All declared metrics by name, the built-in ones first."""
+        own = {name: metric.to_spec(name) for name, metric in self.metrics.items()}
+        return {**BUILT_IN, **own}
+
+
+class CaptureConfig(StrictModel):
+    """Keeping what was said, without personal data, to learn from it. Off unless asked for."""
+
+    text: Literal["off", "feedback", "all"] = "off"
+    """`feedback` keeps the answers that somebody gave feedback on, `all` every sampled one."""
+    sample_percent: float = Field(default=100, ge=0, le=100)
+    """Share of sessions that are captured; of requests, where there is no session."""
+    unrated_hours: float = Field(default=24, gt=0)
+    """With `feedback`: how long an answer waits for feedback before it is deleted."""
+    retention_days: float = Field(default=30, gt=0)
+    """After this time every text is deleted."""
+    max_chars: int = Field(default=20_000, ge=1, le=200_000)
+    """Conversations longer than this are not captured."""
+
+
 class GatewayConfig(StrictModel):
     """`user_config` of the application `gateway`."""
 
@@ -227,6 +313,8 @@ class GatewayConfig(StrictModel):
     retry: RetryConfig = RetryConfig()
     auth: AuthConfig = AuthConfig()
     events: EventsConfig = EventsConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    capture: CaptureConfig = CaptureConfig()
 
     @model_validator(mode="after")
     def _references(self) -> Self:

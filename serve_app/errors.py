@@ -111,6 +111,20 @@ class RouteNotFound(ClientError):
     code = "not_found"
 
 
+class InferenceNotFound(ClientError):
+    """No request with that id was answered here for this caller."""
+
+    status = 404
+    code = "inference_not_found"
+
+
+class IdempotencyConflict(ClientError):
+    """The Idempotency-Key was used before, with another body."""
+
+    status = 409
+    code = "idempotency_conflict"
+
+
 class MethodNotAllowed(ClientError):
     """The path exists, the method does not."""
 
@@ -201,7 +215,7 @@ class DeadlineExceeded(ServerError):
 
 
 class EventsUnavailable(ServerError):
-    """The event log could not store an exposure, which this configuration demands."""
+    """The event log could not store what must be: feedback, or an exposure under `strict`."""
 
     status = 503
     code = "events_unavailable"

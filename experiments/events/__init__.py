@@ -1,6 +1,23 @@
-"""The event log: exposures before a call, outcomes after it, durable before they count."""
+"""The event log: exposures before a call, outcomes and feedback after it, durable when told so."""
 
-from experiments.events.records import Event, Exposure, Outcome, decode, encode
+from experiments.events.records import (
+    Event,
+    Exposure,
+    Feedback,
+    Outcome,
+    Transcript,
+    decode,
+    encode,
+)
 from experiments.events.store import EventStore
 
-__all__ = ["Event", "EventStore", "Exposure", "Outcome", "decode", "encode"]
+__all__ = [
+    "Event",
+    "EventStore",
+    "Exposure",
+    "Feedback",
+    "Outcome",
+    "Transcript",
+    "decode",
+    "encode",
+]

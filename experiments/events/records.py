@@ -7,12 +7,18 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
-"""Version of the records and of the tables. Readers refuse newer ones."""
+SCHEMA_VERSION = 2
+"""Version of the records and of the tables. Readers refuse newer ones.
+
+2 added feedback, transcripts, and the labels that an answer gives itself.
+"""
 
 CacheState = Literal["hit", "miss", "join", "bypass"]
 ExposureState = Literal["enrolled", "none", "pinned"]
 OutcomeStatus = Literal["ok", "error", "aborted"]
+FeedbackKind = Literal["boolean", "float", "integer", "category", "comment"]
+FeedbackLevel = Literal["inference", "episode"]
+FeedbackDirection = Literal["increase", "decrease", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,17 +77,77 @@ class Outcome:
     config_hash: str
     model_sha256: str
     """Weights that answered; empty if none did."""
+    intent: str | None = None
+    """The `intent` that a JSON answer names."""
+    confidence: float | None = None
+    """The `confidence` that a JSON answer claims, in [0, 1]."""
     schema_version: int = SCHEMA_VERSION
 
 
-Event = Exposure | Outcome
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """What somebody said about one answer, or about a session, on one declared metric.
 
-_KINDS: dict[str, type[Exposure] | type[Outcome]] = {"exposure": Exposure, "outcome": Outcome}
+    Every vote is kept; of those on one target and metric the last one counts. What the metric meant
+    when the vote came is part of the record, so that a later configuration cannot reinterpret it.
+    """
+
+    feedback_id: str
+    """One submission, which may carry several metrics."""
+    received_at: float
+    """Seconds since the epoch by the gateway's clock; clients have no say."""
+    tenant: str
+    metric: str
+    metric_type: FeedbackKind
+    level: FeedbackLevel
+    direction: FeedbackDirection
+    target: str
+    """The inference id, or the unit of the session."""
+    value: float | None
+    """Numbers, and 1 or 0 for yes and no."""
+    text: str | None
+    """A category, or a comment without personal data."""
+    tags: str
+    """A JSON object of texts, without personal data."""
+    idempotency: str | None
+    """Keyed hash of the client's Idempotency-Key."""
+    request_hash: str
+    """Keyed hash of the body, to tell a replay from another body under the same key."""
+    config_hash: str
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """What was said in one request, without personal data. Only kept where text capture is on."""
+
+    inference_id: str
+    captured_at: float
+    tenant: str
+    messages: str
+    """A JSON array of `{"role", "content"}`."""
+    answer: str
+    unrated_until: float
+    """Deleted after this moment unless there is feedback on the answer by then."""
+    keep_until: float
+    """Deleted after this moment in any case."""
+    schema_version: int = SCHEMA_VERSION
+
+
+Event = Exposure | Outcome | Feedback | Transcript
+
+_KINDS: dict[str, type[Event]] = {
+    "exposure": Exposure,
+    "outcome": Outcome,
+    "feedback": Feedback,
+    "transcript": Transcript,
+}
+_NAMES = {record: kind for kind, record in _KINDS.items()}
 
 
 def encode(event: Event) -> str:
     """Return one line of JSON, for spool files."""
-    kind = "exposure" if isinstance(event, Exposure) else "outcome"
+    kind = _NAMES[type(event)]
     return json.dumps({"kind": kind, **asdict(event)}, ensure_ascii=True, sort_keys=True)
 
 

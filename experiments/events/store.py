@@ -10,56 +10,73 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.events.records import SCHEMA_VERSION, Event, Exposure, Outcome
+from experiments.events.records import (
+    SCHEMA_VERSION,
+    Event,
+    Exposure,
+    Feedback,
+    Outcome,
+    Transcript,
+)
+from experiments.events.schema import migrate, version_of
 
 _EXPOSURE_COLUMNS = tuple(field.name for field in fields(Exposure))
-_OUTCOME_COLUMNS = tuple(field.name for field in fields(Outcome))
+_FEEDBACK_COLUMNS = tuple(field.name for field in fields(Feedback))
+_TABLES = frozenset(
+    {
+        "exposures",
+        "exposure_conflicts",
+        "outcomes",
+        "feedback",
+        "feedback_conflicts",
+        "transcripts",
+    }
+)
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS exposures (
-    experiment TEXT NOT NULL, version INTEGER NOT NULL, unit TEXT NOT NULL, variant TEXT NOT NULL,
-    probability REAL NOT NULL, bucket INTEGER NOT NULL, exposed_at REAL NOT NULL,
-    inference_id TEXT NOT NULL, served_model TEXT NOT NULL, tenant TEXT NOT NULL,
-    config_hash TEXT NOT NULL, model_sha256 TEXT NOT NULL, cached INTEGER NOT NULL,
-    schema_version INTEGER NOT NULL,
-    PRIMARY KEY (experiment, version, unit)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS exposure_conflicts (
-    experiment TEXT NOT NULL, version INTEGER NOT NULL, unit TEXT NOT NULL, variant TEXT NOT NULL,
-    probability REAL NOT NULL, bucket INTEGER NOT NULL, exposed_at REAL NOT NULL,
-    inference_id TEXT NOT NULL, served_model TEXT NOT NULL, tenant TEXT NOT NULL,
-    config_hash TEXT NOT NULL, model_sha256 TEXT NOT NULL, cached INTEGER NOT NULL,
-    schema_version INTEGER NOT NULL,
-    PRIMARY KEY (experiment, version, unit, variant)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outcomes (
-    inference_id TEXT PRIMARY KEY, request_id TEXT NOT NULL, finished_at REAL NOT NULL,
-    served_model TEXT NOT NULL, tenant TEXT NOT NULL, variant TEXT NOT NULL, experiment TEXT,
-    version INTEGER, unit TEXT, exposure TEXT NOT NULL, status TEXT NOT NULL, error_code TEXT,
-    cache TEXT NOT NULL, stream INTEGER NOT NULL, finish_reason TEXT, prompt_tokens INTEGER,
-    completion_tokens INTEGER, duration_s REAL NOT NULL, ttft_s REAL, retries INTEGER NOT NULL,
-    config_hash TEXT NOT NULL, model_sha256 TEXT NOT NULL, schema_version INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS outcomes_by_unit ON outcomes (experiment, version, unit);
-"""
 
-_INSERT_EXPOSURE = (
-    f"INSERT INTO exposures ({', '.join(_EXPOSURE_COLUMNS)}) "  # noqa: S608 (own column names)
-    f"VALUES ({', '.join(':' + name for name in _EXPOSURE_COLUMNS)}) "
-    "ON CONFLICT (experiment, version, unit) DO NOTHING"
+def _insert(table: str, record: type[Event], key: str) -> str:
+    """Return the statement that stores a record unless its key is there."""
+    columns = [field.name for field in fields(record)]
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 (own column names)
+        f"VALUES ({', '.join(':' + name for name in columns)}) ON CONFLICT ({key}) DO NOTHING"
+    )
+
+
+def _insert_if(table: str, columns: Sequence[str], condition: str, key: str) -> str:
+    """Return the statement that stores a record if a condition holds and its key is not there."""
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) "
+        f"SELECT {', '.join(':' + name for name in columns)} WHERE {condition} "
+        f"ON CONFLICT ({key}) DO NOTHING"
+    )
+
+
+_KEY_TAKEN = (
+    "EXISTS (SELECT 1 FROM feedback WHERE idempotency = :idempotency "
+    "AND request_hash <> :request_hash)"
 )
-_INSERT_CONFLICT = (
-    f"INSERT INTO exposure_conflicts ({', '.join(_EXPOSURE_COLUMNS)}) "  # noqa: S608
-    f"SELECT {', '.join(':' + name for name in _EXPOSURE_COLUMNS)} WHERE EXISTS ("
-    "SELECT 1 FROM exposures WHERE experiment = :experiment AND version = :version "
-    "AND unit = :unit AND variant <> :variant) "
-    "ON CONFLICT (experiment, version, unit, variant) DO NOTHING"
-)
-_INSERT_OUTCOME = (
-    f"INSERT INTO outcomes ({', '.join(_OUTCOME_COLUMNS)}) "  # noqa: S608
-    f"VALUES ({', '.join(':' + name for name in _OUTCOME_COLUMNS)}) "
-    "ON CONFLICT (inference_id) DO NOTHING"
-)
+"""Another body came first under the same Idempotency-Key. False for records without a key."""
+
+_STATEMENTS: dict[type[Event], tuple[str, ...]] = {
+    Exposure: (
+        _insert("exposures", Exposure, "experiment, version, unit"),
+        _insert_if(
+            "exposure_conflicts",
+            _EXPOSURE_COLUMNS,
+            "EXISTS (SELECT 1 FROM exposures WHERE experiment = :experiment AND "
+            "version = :version AND unit = :unit AND variant <> :variant)",
+            "experiment, version, unit, variant",
+        ),
+    ),
+    Outcome: (_insert("outcomes", Outcome, "inference_id"),),
+    Feedback: (
+        _insert_if("feedback", _FEEDBACK_COLUMNS, f"NOT {_KEY_TAKEN}", "feedback_id, metric"),
+        _insert_if("feedback_conflicts", _FEEDBACK_COLUMNS, _KEY_TAKEN, "feedback_id, metric"),
+    ),
+    Transcript: (_insert("transcripts", Transcript, "inference_id"),),
+}
+"""What storing a record takes, in this order."""
 
 
 class ArmCount(NamedTuple):
@@ -95,8 +112,7 @@ class EventStore:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._check_version()
-        self._db.executescript(_TABLES)
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        migrate(self._db)
 
     def append(self, events: Iterable[Event]) -> None:
         """Store records in one durable transaction; those already stored change nothing.
@@ -104,17 +120,14 @@ class EventStore:
         Raises:
             sqlite3.Error: If the transaction failed; then none of the records is stored.
         """
-        exposures: list[dict[str, object]] = []
-        outcomes: list[dict[str, object]] = []
+        rows: dict[type[Event], list[dict[str, object]]] = {}
         for event in events:
-            (exposures if isinstance(event, Exposure) else outcomes).append(asdict(event))
+            rows.setdefault(type(event), []).append(asdict(event))
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            if exposures:
-                self._db.executemany(_INSERT_EXPOSURE, exposures)
-                self._db.executemany(_INSERT_CONFLICT, exposures)
-            if outcomes:
-                self._db.executemany(_INSERT_OUTCOME, outcomes)
+            for record, statements in _STATEMENTS.items():
+                for statement in statements if record in rows else ():
+                    self._db.executemany(statement, rows[record])
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
@@ -131,8 +144,8 @@ class EventStore:
         return [ArmCount(variant, n) for variant, n in rows]
 
     def count(self, table: str) -> int:
-        """Return the number of rows of `exposures`, `exposure_conflicts` or `outcomes`."""
-        if table not in {"exposures", "exposure_conflicts", "outcomes"}:
+        """Return the number of rows of a table."""
+        if table not in _TABLES:
             raise ValueError(f"no such table: {table!r}")
         row = self._db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()  # noqa: S608
         return int(row[0])
@@ -142,7 +155,7 @@ class EventStore:
         self._db.close()
 
     def _check_version(self) -> None:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        version = version_of(self._db)
         if version > SCHEMA_VERSION:
             raise ValueError(
                 f"{self.path} has event schema {version}; this build reads up to {SCHEMA_VERSION}. "

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from experiments.events.records import Event, Exposure
+from experiments.events.records import Event, Exposure, Feedback
 from experiments.events.spool import Spool
 from serve_app.config import EventsConfig
 from serve_app.errors import EventsUnavailable
@@ -64,11 +64,25 @@ class EventClient:
         Raises:
             EventsUnavailable: If durability is `strict` and the exposure could not be stored.
         """
+        await self._wait_for([exposure])
+
+    async def submit(self, votes: Sequence[Feedback]) -> None:
+        """Return once all of a submission is durable, in the store or in the spool.
+
+        Raises:
+            EventsUnavailable: If it is not, whatever the configured durability.
+        """
+        await self._wait_for(votes)
+
+    async def _wait_for(self, events: Sequence[Event]) -> None:
         if len(self._pending) >= _MAX_PENDING:
             raise EventsUnavailable("the event log is too far behind", None, 2.0)
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._add(_Pending(exposure, stored))
-        await stored
+        loop = asyncio.get_running_loop()
+        waiting: list[asyncio.Future[None]] = []
+        for event in events:  # added in one go, so that one batch takes them all
+            waiting.append(loop.create_future())
+            self._add(_Pending(event, waiting[-1]))
+        await asyncio.gather(*waiting)
 
     def record(self, event: Event) -> None:
         """Store an event soon; the caller does not wait."""
@@ -98,10 +112,11 @@ class EventClient:
                             await self._urgent.wait()
                 self._urgent.clear()
                 batch, self._pending = self._pending, []
-                error = await self._store([item.event for item in batch])
+                lost = await self._store([item.event for item in batch])
                 for item in batch:
                     if item.stored is None or item.stored.done():
                         continue
+                    error = self._complaint(item.event) if id(item.event) in lost else None
                     if error is None:
                         item.stored.set_result(None)
                     else:
@@ -109,13 +124,14 @@ class EventClient:
         finally:
             self._flushing = None
 
-    async def _store(self, events: Sequence[Event]) -> EventsUnavailable | None:
+    async def _store(self, events: Sequence[Event]) -> set[int]:
+        """Store events, or spool them; return the identities of those that are nowhere."""
         paused = time.monotonic() < self._paused_until
         for attempt in () if paused else (1, 2):
             try:
                 async with asyncio.timeout(self.config.commit_timeout_s):
                     await self._append(events)
-                return None
+                return set()
             except Exception as error:  # actor death, full disk, timeouts: all end in the spool
                 logger.warning(
                     "events not stored",
@@ -123,18 +139,31 @@ class EventClient:
                 )
         if not paused:
             self._paused_until = time.monotonic() + _PAUSE_S
-        if self.config.durability == "strict":
-            # Outcomes are kept even where a missing exposure refuses the request.
-            events = [event for event in events if not isinstance(event, Exposure)]
-        if events and self.config.durability != "best_effort":
+        spooled = [event for event in events if self._belongs_in_spool(event)]
+        lost = [event for event in events if not self._belongs_in_spool(event)]
+        if spooled:
             try:
-                await asyncio.to_thread(self._spool.append, events)
-                self._metrics.events_spooled.inc(len(events))
-                events = []
+                await asyncio.to_thread(self._spool.append, spooled)
+                self._metrics.events_spooled.inc(len(spooled))
             except Exception:  # callers wait for this; whatever went wrong, they must be answered
                 logger.exception("spool not written")
-        if events:
-            self._metrics.events_lost.inc(len(events))
-        if self.config.durability == "strict":
+                lost += spooled
+        # What is refused was never acknowledged, and is not lost.
+        self._metrics.events_lost.inc(sum(self._complaint(event) is None for event in lost))
+        return {id(event) for event in lost}
+
+    def _belongs_in_spool(self, event: Event) -> bool:
+        """Whether an event that the store does not take goes to the spool."""
+        if isinstance(event, Feedback):
+            return True
+        if isinstance(event, Exposure):
+            return self.config.durability == "spool"
+        return self.config.durability != "best_effort"
+
+    def _complaint(self, event: Event) -> EventsUnavailable | None:
+        """Return what its caller is told when an event is stored nowhere; None for nothing."""
+        if isinstance(event, Feedback):
+            return EventsUnavailable("the feedback could not be stored; send it again", None, 2.0)
+        if isinstance(event, Exposure) and self.config.durability == "strict":
             return EventsUnavailable("the exposure could not be recorded", None, 2.0)
         return None

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from serve_app.config import GatewayConfig
 from serve_app.gateway.admission import Admission
+from serve_app.gateway.feedback import FeedbackService
+from serve_app.gateway.inference_ids import InferenceIds
 from serve_app.gateway.policy import Policy
 from serve_app.gateway.service import Service
 from serve_app.gateway.variants import VariantClient
@@ -18,3 +20,5 @@ class Active:
     variants: dict[str, VariantClient]
     service: Service
     admission: Admission
+    ids: InferenceIds
+    feedback: FeedbackService

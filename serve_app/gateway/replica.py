@@ -1,6 +1,7 @@
 """The Serve deployment of the gateway: builds what a configuration describes, and keeps watch."""
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -11,17 +12,20 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from experiments.events.feedback_keys import stored_key
 from experiments.events.records import Event
 from experiments.events.spool import Spool
 from serve_app.config import GatewayConfig, parse_gateway_config
 from serve_app.errors import ConfigError, RequestError
 from serve_app.events.client import EventClient
-from serve_app.events.writer import get_writer, spool_path
+from serve_app.events.writer import get_writer, spool_path, store_path
 from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
 from serve_app.gateway.auth import check_exposure
 from serve_app.gateway.cache import ResponseCache
+from serve_app.gateway.feedback import FeedbackService
 from serve_app.gateway.generation import Generator
+from serve_app.gateway.inference_ids import InferenceIds, load_secret
 from serve_app.gateway.last_good import LastGoodConfig
 from serve_app.gateway.policy import Policy
 from serve_app.gateway.readiness import GatewayReport, readiness_body
@@ -57,6 +61,7 @@ class GatewayReplica:
         self._home = home
         self._http_host = os.environ.get("CARRIL_HTTP_HOST", "127.0.0.1")
         self._last_good = LastGoodConfig(home)
+        self._ids = InferenceIds(load_secret(home))
         self._active: Active | None = None
         self._events: EventClient | None = None
         self._cache: ResponseCache | None = None
@@ -181,6 +186,14 @@ class GatewayReplica:
             variants=variants,
             service=Service(generator, self._events, self._metrics),
             admission=admission,
+            ids=self._ids,
+            feedback=FeedbackService(
+                config,
+                self._events,
+                self._ids,
+                functools.partial(stored_key, store_path(self._home)),
+                self._metrics,
+            ),
         )
 
     def _variant(self, name: str, app: str, budget: RetryBudget) -> VariantClient:

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
@@ -28,6 +27,8 @@ from serve_app.gateway.active import Active
 from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
 from serve_app.gateway.edge import is_safe_id, unsafe_request_id
+from serve_app.gateway.feedback_routes import add_feedback_route
+from serve_app.gateway.inference_ids import new_uuid7
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
 from serve_app.gateway.registry_routes import add_registry_routes
 from serve_app.gateway.service import Exchange
@@ -70,7 +71,7 @@ def build_api(gateway: GatewayState) -> FastAPI:
     async def chat(active: Active, caller: Caller, request: Request) -> Response:
         """Create a chat completion."""
         raw = await read_json(request, active.config.limits)
-        inbound = _inbound(request, caller, "chatcmpl")
+        inbound = _inbound(active, request, caller, "chatcmpl")
         prepared = prepare_chat(parse_chat(raw), inbound, active.config, active.policy)
         return await _answer(active, prepared, inbound, request)
 
@@ -79,7 +80,7 @@ def build_api(gateway: GatewayState) -> FastAPI:
     async def completions(active: Active, caller: Caller, request: Request) -> Response:
         """Create a text completion."""
         raw = await read_json(request, active.config.limits)
-        inbound = _inbound(request, caller, "cmpl")
+        inbound = _inbound(active, request, caller, "cmpl")
         prepared = prepare_completion(parse_completion(raw), inbound, active.config, active.policy)
         return await _answer(active, prepared, inbound, request)
 
@@ -97,6 +98,7 @@ def build_api(gateway: GatewayState) -> FastAPI:
         active.policy.decide(name, None)
         return _json(_model(name))
 
+    add_feedback_route(api, route)
     add_registry_routes(api, route)
 
     @api.get("/readyz")
@@ -212,23 +214,13 @@ class _EventStream(StreamingResponse):
             await self._events.aclose()
 
 
-def _inbound(request: Request, caller: Caller, prefix: str) -> Inbound:
+def _inbound(active: Active, request: Request, caller: Caller, prefix: str) -> Inbound:
     return Inbound(
-        inference_id=f"{prefix}-{_new_id()}",
+        inference_id=active.ids.new(prefix, caller.tenant),
         caller=caller,
         headers=request.headers,
         received_at=asyncio.get_running_loop().time(),
     )
-
-
-def _new_id() -> str:
-    """Return a time-ordered unique id (UUID version 7, RFC 9562), as 32 hex digits."""
-    random = uuid.uuid4().int
-    millis = time.time_ns() // 1_000_000
-    value = (millis & (2**48 - 1)) << 80 | random & (2**80 - 1)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value).hex
 
 
 def _request_id(request: Request) -> str:
@@ -238,7 +230,7 @@ def _request_id(request: Request) -> str:
         InvalidField: If the client sent one that could not be logged and echoed safely.
     """
     given = request.headers.get("x-request-id")
-    request.state.request_id = given if given is not None and is_safe_id(given) else _new_id()
+    request.state.request_id = given if given is not None and is_safe_id(given) else new_uuid7()
     if given is not None and request.state.request_id != given:
         raise unsafe_request_id()
     return str(request.state.request_id)
@@ -249,7 +241,7 @@ def _safe_request_id(request: Request) -> str:
     given = request.headers.get("x-request-id", "")
     if known is None and is_safe_id(given):
         known = given
-    return str(known or _new_id())
+    return str(known or new_uuid7())
 
 
 def _model(name: str) -> dict[str, Any]:

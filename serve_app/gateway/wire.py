@@ -187,7 +187,7 @@ def parse_chat(raw: dict[str, Any]) -> ChatBody:
     try:
         return ChatBody.model_validate(raw)
     except ValidationError as error:
-        raise _translate(error) from None
+        raise translate(error) from None
 
 
 def parse_completion(raw: dict[str, Any]) -> CompletionBody:
@@ -199,7 +199,7 @@ def parse_completion(raw: dict[str, Any]) -> CompletionBody:
     try:
         return CompletionBody.model_validate(raw)
     except ValidationError as error:
-        raise _translate(error) from None
+        raise translate(error) from None
 
 
 _UNION_BRANCH = re.compile(r"^(str|tuple\[.*|function-.*|list\[.*|constrained-.*)$")
@@ -216,7 +216,7 @@ _ALLOWED_VALUES = {
 }
 
 
-def _translate(error: ValidationError) -> ClientError:
+def translate(error: ValidationError) -> ClientError:
     """Turn the first fault into an OpenAI error that names the field, the value and the fix."""
     fault = _root_fault(error.errors())
     path = _path(fault)

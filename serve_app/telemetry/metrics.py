@@ -124,6 +124,19 @@ class GatewayMetrics:
             ("code",),
             registry=r,
         )
+        self.feedback = Counter(
+            "carril_feedback",
+            "Feedback by metric and result: accepted, replayed, refused, unavailable. The metric "
+            "is empty where a refused one names none that is declared.",
+            ("metric", "result"),
+            registry=r,
+        )
+        self.transcripts = Counter(
+            "carril_transcripts",
+            "Answers eligible for text capture by result: captured, too_long, dropped.",
+            ("result",),
+            registry=r,
+        )
         self.config_refused = Counter(
             "carril_config_refused", "Configurations that were refused.", registry=r
         )

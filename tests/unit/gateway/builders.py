@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from experiments.events.records import Event, Exposure, Outcome
+from experiments.events.feedback_keys import StoredKey
+from experiments.events.records import Event, Exposure, Feedback, Outcome
 from experiments.events.spool import Spool
 from serve_app.config import (
     GatewayConfig,
@@ -25,7 +26,9 @@ from serve_app.events.client import EventClient
 from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
 from serve_app.gateway.cache import ResponseCache
+from serve_app.gateway.feedback import FeedbackService
 from serve_app.gateway.generation import Generator
+from serve_app.gateway.inference_ids import InferenceIds
 from serve_app.gateway.policy import Policy
 from serve_app.gateway.readiness import GatewayReport, readiness_body
 from serve_app.gateway.retry import RetryBudget
@@ -148,6 +151,7 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.stored: list[Event] = []
         self.refuse_events = False
+        self.ids = InferenceIds(b"secret of the tests")
         self.events = EventClient(
             self._append, Spool(directory, "test"), config.events, self.metrics
         )
@@ -169,6 +173,8 @@ class Gateway:
             variants=dict(self.variants),
             service=Service(self.generator, self.events, self.metrics),
             admission=Admission(config.limits),
+            ids=self.ids,
+            feedback=FeedbackService(config, self.events, self.ids, self._stored_key, self.metrics),
         )
         self.api = build_api(self)
 
@@ -177,6 +183,12 @@ class Gateway:
         if self.refuse_events:
             raise OSError("the disk is gone")
         self.stored.extend(events)
+
+    def _stored_key(self, idempotency: str) -> StoredKey | None:
+        for vote in self.votes():
+            if vote.idempotency == idempotency:
+                return StoredKey(vote.feedback_id, vote.request_hash)
+        return None
 
     def count_refusal(self, error: RequestError) -> None:
         self.metrics.refused.labels(error.code).inc()
@@ -205,6 +217,9 @@ class Gateway:
 
     def outcomes(self) -> list[Outcome]:
         return [event for event in self.stored if isinstance(event, Outcome)]
+
+    def votes(self) -> list[Feedback]:
+        return [event for event in self.stored if isinstance(event, Feedback)]
 
     def n_generations(self) -> int:
         return sum(len(variant.calls) for variant in self.variants.values())

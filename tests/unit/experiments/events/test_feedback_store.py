@@ -1,0 +1,135 @@
+"""Feedback in the event store: history kept, keys honoured, texts deleted in time, old files."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.events.feedback_keys import StoredKey, stored_key
+from experiments.events.records import SCHEMA_VERSION, Feedback, Transcript
+from experiments.events.spool import Spool, drain
+from experiments.events.store import EventStore
+from tests.unit.experiments.events.builders import exposure, feedback, outcome, transcript
+
+GOLDEN = Path(__file__).parents[3] / "golden" / "events-v1.sql"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    store = EventStore(tmp_path / "events.db")
+    yield store
+    store.close()
+
+
+def rows(store: EventStore, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(store.path)) as db:
+        return list(db.execute(sql))
+
+
+def test_every_vote_is_kept_and_a_repeated_one_changes_nothing(store: EventStore) -> None:
+    votes = [feedback("fb-1"), feedback("fb-2", value=0.0), feedback("fb-2", metric="rating")]
+    store.append(votes)
+    store.append(votes)
+    assert store.count("feedback") == 3
+
+
+def test_every_field_is_stored(store: EventStore) -> None:
+    vote = feedback(text="así no, mi pana 👍", value=None, idempotency="k", request_hash="h")
+    kept = transcript()
+    store.append([vote, kept])
+    with closing(sqlite3.connect(store.path)) as db:
+        db.row_factory = sqlite3.Row
+        assert Feedback(**dict(db.execute("SELECT * FROM feedback").fetchone())) == vote
+        assert Transcript(**dict(db.execute("SELECT * FROM transcripts").fetchone())) == kept
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["apart", "one-batch"])
+def test_first_body_under_a_key_wins_and_the_other_is_kept_apart(
+    store: EventStore, together: bool
+) -> None:
+    first = feedback("fb-1", idempotency="k", request_hash="one", value=1.0)
+    other = feedback("fb-2", idempotency="k", request_hash="two", value=0.0)
+    for batch in [[first, other, first]] if together else [[first], [other], [first]]:
+        store.append(batch)
+    assert rows(store, "SELECT feedback_id FROM feedback") == [("fb-1",)]
+    assert rows(store, "SELECT feedback_id FROM feedback_conflicts") == [("fb-2",)]
+    assert stored_key(store.path, "k") == StoredKey("fb-1", "one")
+
+
+def test_several_metrics_under_one_key_are_no_conflict(store: EventStore) -> None:
+    one = feedback(idempotency="k", request_hash="one")
+    store.append([one, replace(one, metric="rating", value=4.0)])
+    assert (store.count("feedback"), store.count("feedback_conflicts")) == (2, 0)
+
+
+def test_key_of_a_file_that_is_not_there_is_unknown(tmp_path: Path) -> None:
+    assert stored_key(tmp_path / "none.db", "k") is None
+    (tmp_path / "noise.db").write_bytes(b"no database" * 100)
+    assert stored_key(tmp_path / "noise.db", "k") is None
+
+
+def test_feedback_travels_through_the_spool(store: EventStore, tmp_path: Path) -> None:
+    events = [feedback(text="Ñandú\n2", value=None), transcript(), outcome(intent="saludo")]
+    Spool(tmp_path / "spool", "g1").append(events)
+    assert drain(tmp_path / "spool", store.append) == 3
+    assert (store.count("feedback"), store.count("transcripts"), store.count("outcomes")) == (
+        1, 1, 1,
+    )  # fmt: skip
+
+
+def old_file(path: Path) -> None:
+    """Make the file that the version before feedback wrote."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_older_file_is_brought_forward_with_everything_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    old_file(path)
+    store = EventStore(path)
+    assert rows(store, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert rows(store, "SELECT unit, variant, schema_version FROM exposures") == [
+        ("u1", "stable", 1)
+    ]
+    assert rows(store, "SELECT inference_id, intent FROM outcomes") == [("chatcmpl-old", None)]
+    store.append([feedback(), transcript(), outcome("c2", intent="saludo"), exposure("u2")])
+    assert store.count("feedback") == 1
+    store.close()
+    EventStore(path).close()
+
+
+def test_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
+    old_file(tmp_path / "old.db")
+    shapes = []
+    for name in ("old.db", "new.db"):
+        store = EventStore(tmp_path / name)
+        shapes.append(
+            {
+                table: rows(store, f"PRAGMA table_info({table})")
+                for (table,) in rows(store, "SELECT name FROM sqlite_master WHERE type='table'")
+            }
+        )
+        store.close()
+    assert shapes[0] == shapes[1]
+
+
+def test_failed_migration_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    old_file(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE VIEW feedback AS SELECT 1")  # stands in the way
+    with pytest.raises(sqlite3.Error):
+        EventStore(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "intent" not in [row[1] for row in db.execute("PRAGMA table_info(outcomes)")]
+
+
+def test_older_spool_lines_are_read(store: EventStore, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    Spool(spool, "old").append([exposure("u1", schema_version=1)])
+    assert drain(spool, store.append) == 1
+    assert store.count("exposures") == 1
