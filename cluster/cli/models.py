@@ -331,13 +331,13 @@ def ui(
     from training.registry.server import server_command
 
     own = os.environ.get("MLFLOW_TRACKING_URI")
-    if own:
-        note(f"MLFLOW_TRACKING_URI names a store elsewhere; look there: {own}")
+    if own and own.startswith(("http://", "https://")):
+        note(f"MLFLOW_TRACKING_URI names a server, which shows it: {own}")
         return
     with _refusals():
         registry = _registry()
         _mirror(registry)
-    command = server_command(registry.root.parent, port=port)
+    command = server_command(registry.root.parent, port=port, uri=own)
     note(f"MLflow on http://127.0.0.1:{port}  (Ctrl-C ends it)")
     finished = subprocess.run(command.arguments, env=command.environment, check=False)
     if finished.returncode > 0:

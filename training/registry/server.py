@@ -17,11 +17,21 @@ class ServerCommand(NamedTuple):
 
 
 def server_command(
-    home: Path, *, port: int, host: str = "127.0.0.1", base: Mapping[str, str] = os.environ
+    home: Path,
+    *,
+    port: int,
+    uri: str | None = None,
+    base: Mapping[str, str] = os.environ,
 ) -> ServerCommand:
-    """Return the command of the server over the SQLite store under a `CARRIL_HOME`.
+    """Return the command of the server, on this machine only.
 
     One worker: SQLite has one writer, and MLflow's default of four costs a gigabyte.
+
+    Args:
+        home: `CARRIL_HOME`, where artefacts are.
+        port: Its port.
+        uri: Database; None is the SQLite file under the home.
+        base: Environment to start from.
     """
     own = tracking_home(home)
     arguments = [
@@ -30,12 +40,12 @@ def server_command(
         "mlflow",
         "server",
         "--backend-store-uri",
-        default_uri(home),
+        uri or default_uri(home),
         "--artifacts-destination",
         str(own / "artifacts"),
         "--serve-artifacts",
         "--host",
-        host,
+        "127.0.0.1",
         "--port",
         str(port),
         "--workers",

@@ -110,6 +110,7 @@ def test_the_verdict_is_the_exit_code(
         (["rollback", "okla", "--reason", "x"], 1, "'okla' has no champion to roll back from"),
         (["register", "none.manifest.json"], 1, "none.manifest.json"),
         (["register", "none.manifest.json", "--tag", "x"], 2, "--tag 'x': write KEY=VALUE"),
+        (["ui"], 1, "MLflow is not used: CARRIL_TRACKING=off"),
         (["verify", "--served", "--url", "http://127.0.0.1:9"], 3, "no gateway answers"),
     ],
 )
