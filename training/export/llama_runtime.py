@@ -27,8 +27,10 @@ def _silence(level: int, text: bytes, data: ctypes.c_void_p) -> None:
 class GgufModel:
     """A GGUF file opened in llama.cpp on the CPU, with one context."""
 
-    def __init__(self, path: Path, *, n_ctx: int = 1024, threads: int = 2) -> None:
-        """Open a file; use `open_gguf` where a `with` block fits."""
+    def __init__(
+        self, path: Path, *, n_ctx: int = 1024, threads: int = 2, adapter: Path | None = None
+    ) -> None:
+        """Open a file, with an adapter over it or without; `open_gguf` fits a `with` block."""
         if not path.is_file():
             raise ArtefactError(f"There is no model file {str(path)!r}")
         llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
@@ -44,12 +46,19 @@ class GgufModel:
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             raise ArtefactError(f"llama.cpp cannot make a context for {str(path)!r}")
+        if adapter is not None:
+            self._lay_over(adapter)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_ctx = n_ctx
 
+    def chat_template(self) -> str | None:
+        """Return the chat template that the file carries."""
+        template: bytes | None = llama_cpp.llama_model_chat_template(self._model, None)
+        return None if template is None else template.decode()
+
     def close(self) -> None:
-        """Free context and weights."""
+        """Free context and weights; an adapter goes with the weights."""
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
@@ -100,6 +109,18 @@ class GgufModel:
             self._decode([token], len(ids) + len(reply) - 1)
         return reply
 
+    def _lay_over(self, adapter: Path) -> None:
+        if not adapter.is_file():
+            raise ArtefactError(f"There is no adapter file {str(adapter)!r}")
+        loaded = llama_cpp.llama_adapter_lora_init(self._model, str(adapter).encode())
+        if not loaded:
+            raise ArtefactError(f"llama.cpp cannot lay {str(adapter)!r} over this base")
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(loaded)
+        if status := llama_cpp.llama_set_adapters_lora(
+            self._context, adapters, 1, (ctypes.c_float * 1)(1.0)
+        ):
+            raise ArtefactError(f"llama_set_adapters_lora returned {status}")
+
     def _clear(self) -> None:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
 
@@ -124,13 +145,21 @@ class GgufModel:
 
 
 @contextmanager
-def open_gguf(path: Path, *, n_ctx: int = 1024, threads: int = 2) -> Iterator[GgufModel]:
+def open_gguf(
+    path: Path, *, n_ctx: int = 1024, threads: int = 2, adapter: Path | None = None
+) -> Iterator[GgufModel]:
     """Open a GGUF file for the length of a `with` block.
 
+    Args:
+        path: The model.
+        n_ctx: Longest sequence, in tokens.
+        threads: CPU threads.
+        adapter: A LoRA adapter in GGUF to lay over it at its full scale.
+
     Raises:
-        ArtefactError: If the file is missing or llama.cpp refuses it.
+        ArtefactError: If a file is missing or llama.cpp refuses it.
     """
-    model = GgufModel(path, n_ctx=n_ctx, threads=threads)
+    model = GgufModel(path, n_ctx=n_ctx, threads=threads, adapter=adapter)
     try:
         yield model
     finally:

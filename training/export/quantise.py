@@ -35,14 +35,17 @@ def check_types(path: Path, allowed: frozenset[str]) -> dict[str, int]:
     """Return the number of tensors of each type.
 
     Raises:
-        ExportError: If a tensor has a type that is not allowed, or a matrix was left unquantised.
+        ExportError: If a tensor has a type that is not allowed, or a matrix was left in F32.
     """
     tensors = gguf.GGUFReader(path).tensors
     wrong = {
-        t.name: t.tensor_type.name
+        t.name: f"{t.tensor_type.name} (rows of {t.shape[0]})"
         for t in tensors
         if t.tensor_type.name not in allowed or (t.tensor_type.name == "F32" and len(t.shape) > 1)
     }
     if wrong:
-        raise ExportError(f"{path.name}: unexpected types {wrong}; allowed: {sorted(allowed)}")
+        raise ExportError(
+            f"{path.name}: unexpected types {wrong}; allowed: {sorted(allowed)}, "
+            "which need rows of a multiple of 256"
+        )
     return dict(sorted(Counter(t.tensor_type.name for t in tensors).items()))

@@ -1,0 +1,166 @@
+"""A LoRA training goes the whole way on a tiny base: learnt, merged, exported, proven, resumed."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import yaml
+
+from tests.e2e.lora.bases import CHATML, write_base, write_dataset
+from training.manifest import verify_model
+
+
+def a_config(base: Path, dataset: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "lora",
+        "name": "tiny",
+        "version": "0.1.0",
+        "license": "Apache-2.0",
+        "base": str(base),
+        "dataset": str(dataset),
+        "system_prompt": "none",
+        "device": "cpu",
+        "threads": 1,
+        "base_gguf": True,
+        "adapter": {"rank": 4, "alpha": 16, "dropout": 0.1},
+        "optim": {
+            "n_steps": 12,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "max_tokens": 256,
+            "learning_rate": 0.02,
+            "warmup_steps": 2,
+            "checkpoint_every_steps": 5,
+        },
+        "sample": {"every_steps": 6, "n_conversations": 2, "max_new_tokens": 24, "n_final": 3},
+        **changes,
+    }
+
+
+def write_config(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def command(config: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "training.lora", "--config", str(config), "--out", str(out)]
+
+
+def run(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(config, out), capture_output=True, text=True, check=False)
+
+
+def metrics_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lora")
+    write_base(folder / "base")
+    write_dataset(folder / "data")
+    write_config(folder / "config.yaml", a_config(Path("base"), Path("data")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    done = run(folder / "config.yaml", folder / "whole")
+    assert done.returncode == 0, done.stderr
+    return folder / "whole"
+
+
+def test_the_adapter_learns(finished: Path) -> None:
+    steps = metrics_of(finished)
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
+    assert steps[-1]["dev_loss"] < steps[5]["dev_loss"]
+    assert 0 <= steps[-1]["dev_json_validity"] <= 1
+    assert all(line["perplexity"] > 1 and line["tokens_per_second"] > 0 for line in steps)
+
+
+def test_the_manifest_ties_the_quantised_file(finished: Path) -> None:
+    manifest = verify_model(finished / "tiny.manifest.json")
+    assert manifest.file == "tiny.Q4_K_M.gguf"
+    assert set(manifest.tensor_types) == {"F32", "Q4_K", "Q6_K"}
+    assert manifest.metrics.n_conversations == 3
+
+
+def test_merged_network_and_adapter_on_base_agree_with_the_files(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    merged, on_base = report["parity"]
+    assert merged["n_prompts"] == on_base["n_prompts"] == 4
+    assert max(p["worst_logit_difference"] for p in (merged, on_base)) < 0.03
+
+
+def test_the_lock_says_on_what_the_run_stands(finished: Path) -> None:
+    lock = json.loads((finished / "run.lock.json").read_text())
+    assert lock["placement"]["quant_backend"] == "none"
+    assert "bitsandbytes" in lock["placement"]["quant_reason"]
+    assert {"base", "dataset", "code", "hardware", "seeds", "locks"} <= set(lock)
+
+
+def test_the_adapter_file_is_what_llama_cpp_expects(finished: Path) -> None:
+    reader = gguf.GGUFReader(finished / "tiny.adapter.gguf")
+    fields = {key: reader.fields[key].contents() for key in reader.fields}
+    assert fields["general.type"] == "adapter"
+    assert fields["adapter.type"] == "lora"
+    assert fields["adapter.lora.alpha"] == 16
+    names = {tensor.name for tensor in reader.tensors}
+    assert len(names) == 2 * 2 * 7  # both halves of the 7 matrices of 2 layers
+    assert {"blk.0.attn_q.weight.lora_a", "blk.1.ffn_down.weight.lora_b"} <= names
+
+
+def test_the_chat_template_of_the_base_ships(finished: Path) -> None:
+    fields = gguf.GGUFReader(finished / "tiny.Q4_K_M.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == CHATML
+
+
+SIGNAL_AT_STEP = """
+import os, sys
+from training.lora import metrics
+from training.lora.__main__ import main
+
+append = metrics.MetricsFile.append
+
+def append_and_signal(self, line):
+    append(self, line)
+    if line.step == 8:
+        os.kill(os.getpid(), int(sys.argv.pop(1)))
+
+metrics.MetricsFile.append = append_and_signal
+main()
+"""
+"""The command, which a signal hits in the middle of a step between two checkpoints."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+def test_a_stopped_training_resumes_to_the_same_adapter(
+    folder: Path, finished: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config, out = folder / "config.yaml", tmp_path / "stopped"
+    stopped = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AT_STEP, str(int(number)), *command(config, out)[3:]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert stopped.returncode == (130 if number is signal.SIGTERM else -number), stopped.stderr
+    assert ("stopped after step 8 of 12" in stopped.stderr) == (number is signal.SIGTERM)
+    assert not (out / "adapter").exists()
+    done = run(config, out)
+    assert done.returncode == 0, done.stderr
+    assert f"resuming at step {8 if number is signal.SIGTERM else 5}" in done.stderr
+    weights = "adapter/adapter_model.safetensors"
+    assert (out / weights).read_bytes() == (finished / weights).read_bytes()
+    assert losses_of(out) == losses_of(finished)
+    assert json.loads((out / "run.lock.json").read_text())["resumed_from"]
+
+
+def losses_of(out: Path) -> list[float]:
+    return [line["loss"] for line in metrics_of(out)]
