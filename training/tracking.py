@@ -140,14 +140,17 @@ def start_run(
         store = MlflowStore(home, environ.get("MLFLOW_TRACKING_URI"))
         run_id = environ.get("MLFLOW_RUN_ID")
         if run_id:
-            store.set_tags(run_id, all_tags)
-            store.log_params(run_id, params or {})
+            store.reopen(run_id)
         else:
             run_id = store.create_run(experiment, name, tags=all_tags, params=params or {})
+            return TrackedRun(store, run_id)
     except TrackingError as error:
         say(f"this run is not tracked: {error}")
         return TrackedRun(None, None)
-    return TrackedRun(store, run_id)
+    run = TrackedRun(store, run_id)
+    run.set_tags(all_tags)
+    run.log_params(params or {})  # refused where a resumed job has others now; the first ones stay
+    return run
 
 
 def job_tags(environ: Mapping[str, str]) -> dict[str, str]:

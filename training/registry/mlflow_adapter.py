@@ -102,6 +102,11 @@ class MlflowStore:
         self.log_params(run_id, params)
         return run_id
 
+    def reopen(self, run_id: str) -> None:
+        """Go on with a run, whether it has ended or not."""
+        with self._calls():
+            self._client.update_run(run_id, status="RUNNING")
+
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Record parameters; each can be set once."""
         from mlflow.entities import Param

@@ -162,7 +162,31 @@ def test_a_job_goes_on_with_the_run_of_its_submitter(registry: Registry, home: P
     environ = {"CARRIL_HOME": str(home), "MLFLOW_RUN_ID": str(submitted.run_id)}
     with start_run("job", "ignored", params={"lr": 0.1}, environ=environ) as run:
         assert run.run_id == submitted.run_id
+        assert client(home).get_run(run.run_id).info.status == "RUNNING"
     assert client(home).get_run(run.run_id).data.params == {"lr": "0.1"}
+
+
+def test_a_resumed_job_with_other_parameters_keeps_the_first_ones_and_is_tracked(
+    registry: Registry, home: Path
+) -> None:
+    with start_run("job", "resumed", params={"lr": 0.1}, home=home) as first:
+        pass
+    environ = {"CARRIL_HOME": str(home), "MLFLOW_RUN_ID": str(first.run_id)}
+    with start_run("job", "resumed", params={"lr": 0.2}, environ=environ) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+    found = client(home).get_run(run.run_id)
+    assert (run.n_failures, found.data.params, found.data.metrics) == (
+        1,
+        {"lr": "0.1"},
+        {"loss": 1.0},
+    )
+
+
+def test_a_run_that_is_not_there_is_said_at_once(registry: Registry, home: Path) -> None:
+    said: list[str] = []
+    environ = {"CARRIL_HOME": str(home), "MLFLOW_RUN_ID": "0" * 32}
+    assert start_run("job", "lost", environ=environ, say=said.append).run_id is None
+    assert f"Run with id={'0' * 32} not found" in said[0]
 
 
 def test_a_store_that_breaks_meanwhile_does_not_end_the_job(

@@ -10,12 +10,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
+from cluster.cli.main import run
 from cluster.errors import ExitCode
 from experiments.registry import ModelVersion, Registry
 from tests.unit.cluster.test_cli import carril
+from tests.unit.experiments.gate.runs import golden, related, write_run
 from tests.unit.training.registry.builders import gate_report, registered, write_model
+from training.registry.verification import verify
 
 
 class Shell:
@@ -84,6 +88,32 @@ def test_from_manifest_to_rollback(shell: Shell, tmp_path: Path) -> None:
     shell("card", "okla", "--out", str(tmp_path / "cards" / "README.md"))
     assert "# okla 1.0.0" in (tmp_path / "cards" / "README.md").read_text(encoding="utf-8")
     assert "retired" in shell("retire", "okla@2.0.0", "--reason", "precios").stdout
+
+
+def test_what_the_gate_writes_is_what_a_promotion_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From two evaluations through `carril eval gate` to a champion."""
+    monkeypatch.setenv("CARRIL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CARRIL_TRACKING", "off")
+    registry = Registry(tmp_path / "home" / "registry")
+    base = np.random.default_rng(1).random(1_500) < 0.90
+    quality = {"1.0.0": base, "2.0.0": related(base, 0.05, 0.09, np.random.default_rng(2))}
+    for version, right in quality.items():
+        manifest = write_model(tmp_path / version, version)
+        sha256 = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+        folder = write_run(tmp_path / f"run-{version}", golden(right), sha256=sha256)
+        report = str(folder / "report.json")
+        assert run(["models", "register", str(manifest), "--evaluation", report]) == 0
+    first, second = (tmp_path / f"run-{version}" for version in quality)
+    # The first model has nobody to be compared with; a promotion without a gate there is none.
+    gate_report(first / "gate.json", registry.resolve("okla-v1"))
+    assert run(["models", "promote", "okla-v1", "--gate", str(first / "gate.json")]) == 0
+    arguments = ["eval", "gate", "--candidate", str(second), "--champion", str(first), "--ci"]
+    assert run(arguments) == 0, capsys.readouterr()
+    assert run(["models", "promote", "okla-v2", "--gate", str(second / "gate.json")]) == 0
+    assert registry.resolve("okla@champion").version == "2.0.0"
+    assert all(finding.ok for finding in verify(registry))
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 1), ("INCONCLUSIVE", 5)])
