@@ -1,5 +1,7 @@
 """`carril models` as a shell sees it."""
 
+import contextlib
+import io
 import json
 import re
 import subprocess
@@ -8,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,27 +18,38 @@ import pytest
 from cluster.cli.main import run
 from cluster.errors import ExitCode
 from experiments.registry import ModelVersion, Registry
-from tests.unit.cluster.test_cli import carril
 from tests.unit.experiments.gate.runs import golden, related, write_run
 from tests.unit.training.registry.builders import gate_report, registered, write_model
 from training.registry.verification import verify
 
 
+class Done(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
 class Shell:
-    """Runs `carril models ...` with a home of its own, without MLflow."""
+    """Runs `carril models ...` in this process."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home
         self.registry = Registry(home / "registry")
 
-    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = carril("models", *arguments, home=self.home, CARRIL_TRACKING="off")
-        assert done.returncode == code, done.stdout + done.stderr
+    def __call__(self, *arguments: str, code: int = 0) -> Done:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            actual = run(["models", *arguments])
+        done = Done(stdout.getvalue(), stderr.getvalue())
+        assert actual == code, done
         return done
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """With a home of its own, without MLflow."""
+    monkeypatch.setenv("CARRIL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CARRIL_TRACKING", "off")
     return Shell(tmp_path / "home")
 
 
@@ -91,12 +104,10 @@ def test_from_manifest_to_rollback(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_what_the_gate_writes_is_what_a_promotion_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From two evaluations through `carril eval gate` to a champion."""
-    monkeypatch.setenv("CARRIL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CARRIL_TRACKING", "off")
-    registry = Registry(tmp_path / "home" / "registry")
+    registry = shell.registry
     base = np.random.default_rng(1).random(1_500) < 0.90
     quality = {"1.0.0": base, "2.0.0": related(base, 0.05, 0.09, np.random.default_rng(2))}
     for version, right in quality.items():
@@ -104,14 +115,14 @@ def test_what_the_gate_writes_is_what_a_promotion_reads(
         sha256 = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
         folder = write_run(tmp_path / f"run-{version}", golden(right), sha256=sha256)
         report = str(folder / "report.json")
-        assert run(["models", "register", str(manifest), "--evaluation", report]) == 0
+        shell("register", str(manifest), "--evaluation", report)
     first, second = (tmp_path / f"run-{version}" for version in quality)
     # The first model has nobody to be compared with; a promotion without a gate there is none.
     gate_report(first / "gate.json", registry.resolve("okla-v1"))
-    assert run(["models", "promote", "okla-v1", "--gate", str(first / "gate.json")]) == 0
+    shell("promote", "okla-v1", "--gate", str(first / "gate.json"))
     arguments = ["eval", "gate", "--candidate", str(second), "--champion", str(first), "--ci"]
     assert run(arguments) == 0, capsys.readouterr()
-    assert run(["models", "promote", "okla-v2", "--gate", str(second / "gate.json")]) == 0
+    shell("promote", "okla-v2", "--gate", str(second / "gate.json"))
     assert registry.resolve("okla@champion").version == "2.0.0"
     assert all(finding.ok for finding in verify(registry))
 
