@@ -201,6 +201,14 @@ def exp(context: typer.Context) -> None:
     exp_app(args=context.args, prog_name="carril exp")
 
 
+@app.command(context_settings=_FORWARD)
+def feedback(context: typer.Context) -> None:
+    """Analyse, export and report what users said."""
+    from experiments.feedback.cli import feedback_app
+
+    feedback_app(args=context.args, prog_name="carril feedback")
+
+
 @app.command("eval", context_settings=_FORWARD)
 def evaluation(context: typer.Context) -> None:
     """Measure models, and judge whether one may ship."""

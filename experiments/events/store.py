@@ -79,6 +79,17 @@ _STATEMENTS: dict[type[Event], tuple[str, ...]] = {
 """What storing a record takes, in this order."""
 
 
+_PURGE_TEXTS = """
+DELETE FROM transcripts WHERE unrated_until < :now AND (
+    keep_until < :now OR NOT EXISTS (
+        SELECT 1 FROM feedback
+        WHERE target = transcripts.inference_id AND level = 'inference'
+    )
+)
+"""
+"""`unrated_until` is never after `keep_until`, so its index finds all candidates."""
+
+
 class ArmCount(NamedTuple):
     """Units exposed to a variant, counted once each."""
 
@@ -133,6 +144,22 @@ class EventStore:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def purge_texts(self, now: float) -> int:
+        """Delete the transcripts whose time is over, from the file's free pages too.
+
+        Args:
+            now: Seconds since the epoch.
+
+        Returns:
+            Number of transcripts deleted.
+        """
+        self._db.execute("PRAGMA secure_delete=ON")
+        purged = self._db.execute(_PURGE_TEXTS, {"now": now}).rowcount
+        if purged:
+            # The log still has the pages as they were; after this it starts over.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return purged
 
     def arm_counts(self, experiment: str, version: int) -> Sequence[ArmCount]:
         """Return the number of exposed units per variant, by first exposure."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "carril"
 _DRAIN_PERIOD_S = 5.0
+_PURGE_PERIOD_S = 600.0
 
 
 def store_path(home: Path) -> Path:
@@ -40,6 +42,12 @@ class EventWriter:
         self._writer = GroupCommitWriter(EventStore(store_path(Path(home))))
         self._stop = threading.Event()
         threading.Thread(target=self._drain_forever, name="spool-drain", daemon=True).start()
+        threading.Thread(
+            target=self._purge_forever,
+            args=(store_path(Path(home)),),
+            name="text-purge",
+            daemon=True,
+        ).start()
 
     async def append(self, events: Sequence[Event]) -> None:
         """Store events; those already stored change nothing."""
@@ -54,6 +62,22 @@ class EventWriter:
             except Exception:  # the spool keeps what it has; the next round tries again
                 logger.exception("spool not drained")
             if self._stop.wait(_DRAIN_PERIOD_S):
+                return
+
+    def _purge_forever(self, path: Path) -> None:
+        """Delete captured texts in time, by a connection of its own: the writer's has one user."""
+        while True:
+            try:
+                store = EventStore(path)
+                try:
+                    purged = store.purge_texts(time.time())
+                finally:
+                    store.close()
+                if purged:
+                    logger.info("captured texts deleted", extra={"transcripts": purged})
+            except Exception:  # the next round tries again
+                logger.exception("captured texts not deleted")
+            if self._stop.wait(_PURGE_PERIOD_S):
                 return
 
 

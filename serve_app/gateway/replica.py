@@ -23,6 +23,7 @@ from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
 from serve_app.gateway.auth import check_exposure
 from serve_app.gateway.cache import ResponseCache
+from serve_app.gateway.capture import TextCapture
 from serve_app.gateway.feedback import FeedbackService
 from serve_app.gateway.generation import Generator
 from serve_app.gateway.inference_ids import InferenceIds, load_secret
@@ -184,7 +185,12 @@ class GatewayReplica:
             config=config,
             policy=Policy(config),
             variants=variants,
-            service=Service(generator, self._events, self._metrics),
+            service=Service(
+                generator,
+                self._events,
+                TextCapture(config.capture, self._events, self._metrics),
+                self._metrics,
+            ),
             admission=admission,
             ids=self._ids,
             feedback=FeedbackService(

@@ -12,6 +12,8 @@ from experiments.events.records import CacheState, Outcome, OutcomeStatus
 from serve_app.engines.protocol import GenerationChunk, Usage
 from serve_app.errors import InternalError, RequestError, error_body
 from serve_app.events.client import EventClient
+from serve_app.gateway.answer_labels import AnswerLabels, labels_of
+from serve_app.gateway.capture import TextCapture
 from serve_app.gateway.generation import Generation, Generator, merge_chunks
 from serve_app.gateway.prepare import Inbound, Prepared
 from serve_app.gateway.render import DONE, ChatRenderer, CompletionRenderer, sse
@@ -45,6 +47,8 @@ class Exchange:
     retries: int = 0
     finish_reason: str | None = None
     usages: list[Usage] = field(default_factory=list)
+    answer: str | None = None
+    """The whole answer as the model wrote it; None until there is one, and for batches."""
 
     @property
     def waited_s(self) -> float:
@@ -84,12 +88,20 @@ class Service:
     Args:
         generator: Makes generations from jobs.
         events: Where outcomes go.
+        capture: Keeps texts, where that is on.
         metrics: The gateway's series.
     """
 
-    def __init__(self, generator: Generator, events: EventClient, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        events: EventClient,
+        capture: TextCapture,
+        metrics: GatewayMetrics,
+    ) -> None:
         self._generator = generator
         self._events = events
+        self._capture = capture
         self._metrics = metrics
 
     async def complete(self, exchange: Exchange) -> dict[str, Any]:
@@ -103,6 +115,7 @@ class Service:
             jobs = exchange.prepared.jobs
             if len(jobs) == 1:
                 answers = [await self._finish(exchange, await self._generator.open(jobs[0]))]
+                exchange.answer = answers[0].text
             else:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._run(exchange, job)) for job in jobs]
@@ -172,8 +185,8 @@ class Service:
                 async for chunk in chunks:
                     last = chunk
                     text = chunk.text
+                    raw.append(text)
                     if extractor is not None:
-                        raw.append(text)
                         text = extractor.feed(text)
                     event = renderer.piece(chunk, text, fingerprint)
                     if event is not None:
@@ -185,6 +198,7 @@ class Service:
                 if event is not None:
                     yield sse(event)
             exchange.finish_reason = last.finish_reason
+            exchange.answer = "".join(raw)
             yield sse(renderer.closing(last.finish_reason, fingerprint))
             if exchange.prepared.include_usage:
                 yield sse(renderer.usage(last.usage, fingerprint))
@@ -258,6 +272,7 @@ class Service:
                 metrics.ttft_s.labels(variant).observe(exchange.ttft_s)
         if status == "ok":
             metrics.overhead_s.observe(max(0.0, duration_s - exchange.waited_s))
+        labels = self._learn(exchange) if status == "ok" else AnswerLabels()
         self._events.record(
             Outcome(
                 inference_id=exchange.inbound.inference_id,
@@ -282,6 +297,8 @@ class Service:
                 retries=exchange.retries,
                 config_hash=exchange.config_hash,
                 model_sha256=exchange.model_sha256,
+                intent=labels.intent,
+                confidence=labels.confidence,
             )
         )
         logger.info(
@@ -304,6 +321,21 @@ class Service:
                 "retries": exchange.retries,
             },
         )
+
+    def _learn(self, exchange: Exchange) -> AnswerLabels:
+        """Return what a finished answer calls itself, and keep its text where that is wanted."""
+        answer, job = exchange.answer, exchange.prepared.jobs[0]
+        if answer is None or exchange.prepared.kind != "chat":
+            return AnswerLabels()
+        unit = exchange.prepared.decision.unit
+        if self._capture.wants(inference_id=job.inference_id, unit=unit):
+            self._capture.keep(
+                inference_id=job.inference_id,
+                tenant=job.tenant,
+                messages=job.request.messages or (),
+                answer=answer,
+            )
+        return labels_of(answer)
 
 
 def _status_of(error: BaseException | None) -> tuple[OutcomeStatus, str]:

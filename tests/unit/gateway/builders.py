@@ -26,6 +26,7 @@ from serve_app.events.client import EventClient
 from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
 from serve_app.gateway.cache import ResponseCache
+from serve_app.gateway.capture import TextCapture
 from serve_app.gateway.feedback import FeedbackService
 from serve_app.gateway.generation import Generator
 from serve_app.gateway.inference_ids import InferenceIds
@@ -166,12 +167,18 @@ class Gateway:
             for name in config.variants
         }
         self.cache = ResponseCache(config.cache) if config.cache.enabled else None
+        self.capture = TextCapture(config.capture, self.events, self.metrics)
         self.generator = Generator(self.variants, self.cache, self.events)
         self.active: Active | None = Active(
             config=config,
             policy=Policy(config),
             variants=dict(self.variants),
-            service=Service(self.generator, self.events, self.metrics),
+            service=Service(
+                self.generator,
+                self.events,
+                self.capture,
+                self.metrics,
+            ),
             admission=Admission(config.limits),
             ids=self.ids,
             feedback=FeedbackService(config, self.events, self.ids, self._stored_key, self.metrics),
