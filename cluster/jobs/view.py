@@ -86,6 +86,12 @@ def find(home: Path, api: JobsApi | None, wanted: str) -> JobView:
     return matches[0]
 
 
+def keep_driver_logs(home: Path, api: JobsApi) -> None:
+    """Copy what Ray has of every job's output, before the cluster goes."""
+    for record in _records(home):
+        _keep_driver_log(home, record, api)
+
+
 def _records(home: Path) -> list[JobRecord]:
     try:
         return list(records(home))
