@@ -1,11 +1,23 @@
 """`carril eval run|gate`: measure a model, and judge whether it may ship.
 
 Modules that do the work are imported by the commands, so that `carril --help` is quick.
+Exit codes: 0 every threshold is kept, 1 one is not, 2 bad input, 3 the model cannot be reached,
+4 the key is refused, 5 nothing failed but something could not be decided.
 """
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from experiments.gate.cli import gate_command
+
+if TYPE_CHECKING:
+    from experiments.evaluation.launch import OnProgress, OnStage
+    from experiments.evaluation.report import Report
 
 eval_app = typer.Typer(
     name="eval",
@@ -15,10 +27,183 @@ eval_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INFRASTRUCTURE = 3
+EXIT_AUTH = 4
+EXIT_INCONCLUSIVE = 5
+
 
 @eval_app.callback()
 def _group() -> None:
     """Keep `run` a verb of its own even while it is the only one."""
+
+
+@eval_app.command("run")
+def run_command(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Served model: okla-chat, or okla-chat@stable for one variant."),
+    ] = None,
+    gguf: Annotated[Path | None, typer.Option(help="Measure this model file.")] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Measure the TF-IDF classifier alone.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with all settings, instead of options.")
+    ] = None,
+    suite: Annotated[
+        list[Path] | None, typer.Option(help="Suite file, or folder of them; may be repeated.")
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="train.jsonl for TF-IDF and majority in the table.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of results; CARRIL_HOME/evaluations/... by default.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the API; CARRIL_URL, else the local one.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(help="API key; CARRIL_API_KEY.")] = None,
+    grammar: Annotated[bool, typer.Option(help="Force a GGUF's answers into the schema.")] = True,
+    profile: Annotated[
+        Path | None, typer.Option(help="Folder of system prompt, template and schema.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of a GGUF; 0: all.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most items of each suite.")] = None,
+    skip_latency: Annotated[bool, typer.Option("--skip-latency")] = False,
+    skip_adversarial: Annotated[bool, typer.Option("--skip-adversarial")] = False,
+    skip_naturalness: Annotated[bool, typer.Option("--skip-naturalness")] = False,
+    skip_leads: Annotated[bool, typer.Option("--skip-leads")] = False,
+    skip_calibration: Annotated[bool, typer.Option("--skip-calibration")] = False,
+    skip_grounding: Annotated[bool, typer.Option("--skip-grounding")] = False,
+    skip_pii: Annotated[bool, typer.Option("--skip-pii")] = False,
+    skip_out_of_scope: Annotated[bool, typer.Option("--skip-out-of-scope")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure a model on suites; write predictions and a report (JSON, Markdown, HTML)."""
+    import os
+
+    from experiments.evaluation.launch import carril_home, default_out, evaluate
+    from experiments.evaluation.settings import DEFAULT_URL, make_settings, read_settings
+
+    given = sum((model is not None, gguf is not None, baseline, config is not None))
+    if given != 1:
+        _fail("give one of --model, --gguf, --baseline or --config", None, EXIT_USAGE)
+    skipped = {
+        "latency": skip_latency,
+        "adversarial": skip_adversarial,
+        "naturalness": skip_naturalness,
+        "leads": skip_leads,
+        "calibration": skip_calibration,
+        "grounding": skip_grounding,
+        "pii": skip_pii,
+        "out_of_scope": skip_out_of_scope,
+    }
+    document: dict[str, object] = {
+        "target": "served" if model else "gguf" if gguf else "baseline",
+        "model": model or (str(gguf) if gguf else None),
+        "url": url or os.environ.get("CARRIL_URL") or DEFAULT_URL,
+        "suites": tuple(suite or ()),
+        "train": train,
+        "grammar": grammar,
+        "concurrency": concurrency,
+        "threads": threads,
+        "limit": limit,
+        "skip": frozenset(name for name, wanted in skipped.items() if wanted),
+    }
+    if profile is not None:
+        document["profile"] = profile
+    with _refusals():
+        settings = read_settings(config) if config else make_settings(document, where="options")
+        folder = out or default_out(settings, carril_home())
+        with _progress() as (on_stage, on_progress):
+            report = evaluate(
+                settings, folder, api_key=api_key, on_stage=on_stage, on_progress=on_progress
+            )
+    typer.echo(f"report: {folder / 'report.html'}", err=True)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        print_dimensions(report)
+    raise typer.Exit(exit_code(report))
+
+
+def exit_code(report: "Report") -> int:
+    """Return how a run ends: with 1 where a threshold is not kept, with 5 where none can tell."""
+    verdicts = [dimension.passed for dimension in report.dimensions]
+    if False in verdicts:
+        return EXIT_FAILED
+    return EXIT_INCONCLUSIVE if None in verdicts else 0
+
+
+def print_dimensions(report: "Report") -> None:
+    """Print the dimensions as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from experiments.evaluation.markdown import dimension_value, interval
+
+    table = Table(title=f"{report.target.name}", title_justify="left")
+    for column in ("dimension", "value", "95 % interval", "n", "threshold", "kept"):
+        table.add_column(column, no_wrap=True)
+    words = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "[yellow]undecided[/]"}
+    for d in report.dimensions:
+        sign = ">=" if d.direction == "at_least" else "<="
+        table.add_row(
+            d.name,
+            dimension_value(d, d.value),
+            interval(d.ci_lower, d.ci_upper),
+            str(d.n),
+            f"{sign} {dimension_value(d, d.threshold)}",
+            words[d.passed],
+        )
+    Console().print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple["OnStage", "OnProgress"]]:
+    """Show a bar with the time left on stderr; off a terminal, a line for every tenth."""
+    from experiments.evaluation.line_progress import LineProgress
+
+    if not sys.stderr.isatty():
+        lines = LineProgress("evaluating", sys.stderr)
+        yield lines.say, lines.update
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    console = Console(stderr=True)
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeLeft())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield console.print, lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what evaluations refuse into messages and exit codes."""
+    from experiments.evaluation.errors import EvaluationError, TargetDenied, TargetUnavailable
+
+    try:
+        yield
+    except TargetDenied as err:
+        _fail(err.message, err.fix, EXIT_AUTH)
+    except TargetUnavailable as err:
+        _fail(err.message, err.fix, EXIT_INFRASTRUCTURE)
+    except EvaluationError as err:
+        _fail(err.message, err.fix, EXIT_USAGE)
+    except OSError as err:
+        _fail(f"Cannot write the results: {err}", None, EXIT_INFRASTRUCTURE)
+
+
+def _fail(message: str, fix: str | None, code: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    if fix:
+        typer.echo(f"  -> {fix}", err=True)
+    raise typer.Exit(code)
 
 
 eval_app.command("gate")(gate_command)

@@ -39,3 +39,7 @@ class MissingExtra(EvaluationError):
             f"{feature} needs packages that are not installed",
             f"pip install 'carril[{extra}]'",
         )
+
+
+class TargetDenied(EvaluationError):
+    """The server wants another key."""

@@ -160,6 +160,16 @@ class BaselineResult(_Record):
     """SHA-256 of the training file."""
 
 
+class Finding(_Record):
+    """Something in one answer that should not be there."""
+
+    id: str
+    kind: Literal["violation", "pii_echo", "grounding_error", "error"]
+    reason: str
+    text: str
+    """The answer, cut where it is long."""
+
+
 class Report(_Record):
     """Everything that a run found out."""
 
@@ -180,6 +190,7 @@ class Report(_Record):
     latency: Latency
     out_of_scope: OutOfScope
     baselines: tuple[BaselineResult, ...] = ()
+    findings: tuple[Finding, ...] = ()
     metrics: dict[str, float]
     """Every single number again under one name, for trackers and tables."""
 

@@ -1,0 +1,181 @@
+"""A GGUF file as target: greedy, with or without a grammar, on this machine's CPU."""
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from experiments.evaluation.errors import BadInput, TargetUnavailable
+from experiments.evaluation.items import Item
+from experiments.evaluation.profile import Profile
+from experiments.evaluation.report import TargetInfo
+from experiments.evaluation.target import Reply, ScoredToken, intent_probability
+
+if TYPE_CHECKING:
+    from experiments.llama_runtime import GgufModel
+
+MAX_REPLY_TOKENS = 256
+"""The longest target has about 150 tokens; a reply that goes on has lost its way."""
+
+
+class GgufTarget:
+    """A model file opened in llama.cpp.
+
+    Args:
+        path: The file. A manifest beside it (`NAME.manifest.json`) must have its hash.
+        profile: Prompt and schema to ask with.
+        grammar: Whether to force the schema.
+        threads: CPU threads; 0 takes the cores this process may use.
+        n_ctx: Context length in tokens.
+
+    Raises:
+        BadInput: If the file is not the one of its manifest.
+        TargetUnavailable: If llama.cpp is missing or refuses the file.
+    """
+
+    workers = 1
+
+    def __init__(
+        self,
+        path: Path,
+        profile: Profile,
+        *,
+        grammar: bool = True,
+        threads: int = 0,
+        n_ctx: int = 1024,
+    ) -> None:
+        self._info = _identify(path, grammar=grammar)
+        try:
+            from experiments.llama_runtime import GgufError, GgufModel
+        except Exception as err:
+            # The adapter raises its own error type when llama_cpp is missing.
+            raise TargetUnavailable(str(err)) from err
+        self._failures = GgufError
+        try:
+            self._model = GgufModel(path, n_ctx=n_ctx, threads=threads or _cores())
+            self._grammar = self._model.grammar(profile.answer_schema) if grammar else None
+        except GgufError as err:
+            raise TargetUnavailable(str(err)) from err
+        self._profile = profile
+        template = self._model.chat_template or profile.chat_template
+        self._prompts = _PromptEncoder(template, self._model)
+        self._n_prefix = self._prompts.common_prefix(profile.system_prompt)
+
+    def answer(self, item: Item) -> Reply:
+        """Ask one item."""
+        started = time.monotonic()
+        try:
+            ids = self._prompts.encode(item.prompt(self._profile.system_prompt))
+            generation = self._model.reply(
+                ids,
+                max_tokens=MAX_REPLY_TOKENS,
+                n_prefix=self._prompts.shared(ids, self._n_prefix),
+                grammar=self._grammar,
+            )
+        except (ValueError, TemplateError, self._failures) as err:
+            return Reply(error=f"{type(err).__name__}: {err}", latency_s=time.monotonic() - started)
+        tokens = [ScoredToken(token.piece, token.logprob) for token in generation.tokens]
+        return Reply(
+            text=generation.text,
+            finished=generation.finished,
+            probability=intent_probability(tokens),
+            latency_s=time.monotonic() - started,
+            ttft_s=generation.first_token_s,
+            completion_tokens=len(tokens),
+        )
+
+    def info(self) -> TargetInfo:
+        """Say what was measured."""
+        return self._info
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()
+
+
+class _PromptEncoder:
+    """Renders the chat template so that what people write never becomes a control token.
+
+    Each message's text is a placeholder while the template runs; only the template's own text is
+    tokenised with the names of special tokens.
+    """
+
+    def __init__(self, template: str, model: "GgufModel") -> None:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        try:
+            self._template = environment.from_string(template)
+        except TemplateError as err:
+            raise TargetUnavailable(f"The chat template is no valid Jinja: {err}") from err
+        self._model = model
+        self._system: tuple[int, ...] = ()
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the prompt up to where the assistant's answer begins."""
+        mark = secrets.token_hex(16)
+        shown = [
+            {"role": message["role"], "content": f"{mark}{index:06d}"}
+            for index, message in enumerate(messages)
+        ]
+        text = self._template.render(messages=shown, add_generation_prompt=True)
+        first, *rest = text.split(mark)
+        ids = self._model.tokenize(first, parse_special=True)
+        for part in rest:
+            content = messages[int(part[:6])]["content"].strip()
+            ids += self._model.tokenize(content)
+            ids += self._model.tokenize(part[6:], parse_special=True)
+        return ids
+
+    def common_prefix(self, system_prompt: str) -> int:
+        """Remember the tokens that prompts without inventory begin with; return how many."""
+        system = {"role": "system", "content": system_prompt}
+        one = self.encode([system, {"role": "user", "content": "a"}])
+        other = self.encode([system, {"role": "user", "content": "¿z?"}])
+        same = 0
+        while same < min(len(one), len(other)) and one[same] == other[same]:
+            same += 1
+        self._system = tuple(one[:same])
+        return same
+
+    def shared(self, ids: Sequence[int], n_prefix: int) -> int:
+        """Return how many tokens at the front may be kept for the next prompt."""
+        return n_prefix if tuple(ids[:n_prefix]) == self._system and len(ids) > n_prefix else 0
+
+
+def _identify(path: Path, *, grammar: bool) -> TargetInfo:
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise BadInput(f"Cannot read the model {str(path)!r}: {err.strerror}") from err
+    name, version = path.name.removesuffix(".gguf"), None
+    manifest = path.with_name(f"{path.name.split('.', 1)[0]}.manifest.json")
+    if manifest.is_file():
+        name, version = _check_manifest(manifest, path, actual)
+    return TargetInfo(kind="gguf", name=name, version=version, sha256=actual, grammar=grammar)
+
+
+def _check_manifest(manifest: Path, model: Path, actual: str) -> tuple[str, str | None]:
+    try:
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+        file, expected = record["file"], record["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise BadInput(f"Cannot use the manifest {str(manifest)!r}: {err!r}") from err
+    if file != model.name:
+        return model.name.removesuffix(".gguf"), None
+    if expected != actual:
+        raise BadInput(
+            f"{model.name} has SHA-256 {actual}, its manifest says {expected}",
+            "measure the file that the manifest describes, or export the model again",
+        )
+    return str(record.get("name", model.stem)), record.get("version")
+
+
+def _cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)))

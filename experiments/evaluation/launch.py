@@ -1,0 +1,147 @@
+"""From settings to a finished run: opens target and suites, trains the classifiers, measures."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments.evaluation.dimensions import Skippable
+from experiments.evaluation.errors import BadInput
+from experiments.evaluation.items import Suite, read_suite
+from experiments.evaluation.profile import Profile, read_profile
+from experiments.evaluation.report import BaselineResult, Report
+from experiments.evaluation.run import run
+from experiments.evaluation.settings import PACKAGED_SUITES, EvaluationSettings
+from experiments.evaluation.target import Target
+
+OnStage = Callable[[str], None]
+OnProgress = Callable[[int, int], None]
+
+
+def evaluate(
+    settings: EvaluationSettings,
+    out: Path,
+    *,
+    api_key: str | None = None,
+    on_stage: OnStage = lambda _text: None,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Report:
+    """Run an evaluation.
+
+    Args:
+        settings: What to measure.
+        out: Folder of the run.
+        api_key: Key of the server.
+        on_stage: Called with a line when something new begins.
+        on_progress: Called with (done, total) after each answer.
+
+    Raises:
+        EvaluationError: If a file cannot be used or the target cannot be reached.
+    """
+    if (out / "report.json").exists():
+        raise BadInput(
+            f"There is a report in {str(out)!r} already", "name another folder with --out"
+        )
+    profile = read_profile(settings.profile)
+    suites = open_suites(settings, profile)
+    on_stage(", ".join(f"{suite.name}: {len(suite.items)} items" for suite in suites))
+    baselines: Sequence[BaselineResult] = ()
+    if settings.train is not None:
+        from experiments.evaluation.baselines import measure_baselines
+
+        on_stage("training the simpler classifiers")
+        baselines = measure_baselines(settings.train, suites)
+    target = open_target(settings, profile, api_key=api_key)
+    try:
+        return run(
+            target,
+            suites,
+            profile,
+            out=out,
+            thresholds=settings.thresholds,
+            skip=settings.skip,
+            baselines=baselines,
+            on_progress=on_progress,
+        )
+    finally:
+        target.close()
+
+
+def open_target(
+    settings: EvaluationSettings, profile: Profile, *, api_key: str | None = None
+) -> Target:
+    """Open what the settings ask for.
+
+    Raises:
+        EvaluationError: If it cannot be reached or opened.
+    """
+    if settings.target == "served":
+        from experiments.evaluation.served_target import ServedTarget
+
+        return ServedTarget(
+            settings.url,
+            settings.model or "",
+            profile,
+            api_key=api_key or os.environ.get("CARRIL_API_KEY"),
+            workers=settings.concurrency,
+        )
+    if settings.target == "gguf":
+        from experiments.evaluation.gguf_target import GgufTarget
+
+        return GgufTarget(
+            Path(settings.model or ""),
+            profile,
+            grammar=settings.grammar,
+            threads=settings.threads,
+            n_ctx=settings.n_ctx,
+        )
+    from experiments.evaluation.baselines import BaselineTarget
+
+    return BaselineTarget(settings.train or Path(), profile)
+
+
+def open_suites(settings: EvaluationSettings, profile: Profile) -> list[Suite]:
+    """Read every suite, with the packaged ones where none of that name is given.
+
+    Raises:
+        BadInput: If a file is broken, or a folder has no suite.
+    """
+    paths: list[Path] = []
+    for given in settings.suites:
+        found = sorted(given.glob("*.jsonl")) if given.is_dir() else [given]
+        if not found:
+            raise BadInput(f"There is no .jsonl file in the folder {str(given)!r}")
+        paths += found
+    names = {path.stem for path in paths}
+    skipped = {"adversarial": Skippable.ADVERSARIAL, "pii_echo": Skippable.PII}
+    if settings.target != "baseline":
+        paths += [
+            path
+            for path in sorted(PACKAGED_SUITES.glob("*.jsonl"))
+            if path.stem not in names and skipped.get(path.stem) not in settings.skip
+        ]
+    if not paths:
+        raise BadInput("No suite is given", "name a file or folder with --suite")
+    suites = [read_suite(path, intents=profile.intents) for path in paths]
+    return [_limited(suite, settings.limit) for suite in suites]
+
+
+def default_out(settings: EvaluationSettings, home: Path) -> Path:
+    """Return a folder for the run under the home: model and time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return home / "evaluations" / f"{settings.run_name}-{stamp}"
+
+
+def carril_home() -> Path:
+    """Return the directory of run-time state, `./var` unless `CARRIL_HOME` says otherwise."""
+    return Path(os.environ.get("CARRIL_HOME") or "var").absolute()
+
+
+def _limited(suite: Suite, limit: int | None) -> Suite:
+    if limit is None or limit >= len(suite.items):
+        return suite
+    chosen = sorted(suite.items, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:limit]
+    ids = "\n".join(sorted(item.id for item in chosen))
+    digest = hashlib.sha256(f"{suite.sha256}\n{ids}".encode()).hexdigest()
+    return Suite(name=suite.name, sha256=digest, items=tuple(chosen))

@@ -1,0 +1,1 @@
+"""Metrics on plain numbers and labels: classification, ranking, regression, retrieval."""

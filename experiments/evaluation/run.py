@@ -1,0 +1,161 @@
+"""Runs an evaluation: asks every item, judges the answers, writes the folder."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments.evaluation.calibration import calibrate
+from experiments.evaluation.confusion import confusion_of, macro_f1
+from experiments.evaluation.dimensions import Measured, Skippable, Thresholds, dimensions_of
+from experiments.evaluation.errors import BadInput
+from experiments.evaluation.items import SLANG_REGISTER, Item, Suite, check_distinct, suite_sha256
+from experiments.evaluation.jsonl import to_lines
+from experiments.evaluation.latency import latency_of
+from experiments.evaluation.predictions import FILE_NAME as PREDICTIONS_NAME
+from experiments.evaluation.predictions import Prediction
+from experiments.evaluation.profile import Profile
+from experiments.evaluation.rates import out_of_scope_of, slices_of
+from experiments.evaluation.report import FILE_NAME as REPORT_NAME
+from experiments.evaluation.report import BaselineResult, Report, SuiteInfo
+from experiments.evaluation.scoring import Judged, judge
+from experiments.evaluation.target import Target
+from experiments.evaluation.violations import is_adversarial
+from experiments.registry.ledger import write_whole
+
+OnProgress = Callable[[int, int], None]
+_MOST_FINDINGS = 200
+"""Findings that the report shows; all are in the counts."""
+
+
+def run(
+    target: Target,
+    suites: Sequence[Suite],
+    profile: Profile,
+    *,
+    out: Path,
+    thresholds: Thresholds | None = None,
+    skip: Collection[Skippable] = (),
+    baselines: Sequence[BaselineResult] = (),
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Report:
+    """Measure a target on suites and write the folder of the run.
+
+    Args:
+        target: What is asked.
+        suites: With distinct names and ids.
+        profile: What an answer must look like.
+        out: Folder for `predictions.jsonl`, `report.json`, `report.md` and `report.html`.
+        thresholds: What must be reached.
+        skip: Parts to leave out; attacks are then not even asked.
+        baselines: Results of simpler classifiers on the same items, for the table.
+        on_progress: Called with (done, total) after each answer.
+
+    Raises:
+        BadInput: If two suites clash, or nothing is left to ask.
+        TargetUnavailable: If the target cannot be asked at all.
+    """
+    from experiments.evaluation.html import to_html
+    from experiments.evaluation.markdown import to_markdown
+
+    check_distinct(suites)
+    items = [item for suite in suites for item in suite.items]
+    if Skippable.ADVERSARIAL in skip:
+        items = [item for item in items if not is_adversarial(item)]
+    if not items:
+        raise BadInput("Nothing is left to ask: every item of these suites is skipped")
+    judged = []
+    for result in _ask_all(target, items, profile):
+        judged.append(result)
+        on_progress(len(judged), len(items))
+    predictions = [result.prediction for result in judged]
+    lines = to_lines(list(predictions))
+    report = _report(target, suites, judged, lines, profile, thresholds, skip, baselines)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / PREDICTIONS_NAME, lines)
+    write_whole(out / "report.md", to_markdown(report).encode())
+    write_whole(out / "report.html", to_html(report, predictions).encode())
+    # Last: a folder with a report is a complete one.
+    write_whole(out / REPORT_NAME, (report.model_dump_json(indent=2) + "\n").encode())
+    return report
+
+
+def _ask_all(target: Target, items: Sequence[Item], profile: Profile) -> Iterator[Judged]:
+    if target.workers == 1:
+        for item in items:
+            yield judge(item, target.answer(item), profile)
+        return
+    with ThreadPoolExecutor(target.workers) as pool:
+        futures = [pool.submit(target.answer, item) for item in items]
+        try:
+            for item, future in zip(items, futures, strict=True):
+                yield judge(item, future.result(), profile)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _report(
+    target: Target,
+    suites: Sequence[Suite],
+    judged: Sequence[Judged],
+    lines: bytes,
+    profile: Profile,
+    thresholds: Thresholds | None,
+    skip: Collection[Skippable],
+    baselines: Sequence[BaselineResult],
+) -> Report:
+    predictions = [result.prediction for result in judged]
+    info = target.info()
+    latency, calibration = latency_of(predictions), calibrate(predictions)
+    measured = Measured(predictions, latency, calibration, info.grammar)
+    findings = [finding for result in judged for finding in result.findings]
+    report = Report(
+        created_at=datetime.now(UTC).replace(microsecond=0),
+        target=info,
+        suites={s.name: SuiteInfo(sha256=s.sha256, n=len(s.items)) for s in suites},
+        suite_sha256=suite_sha256([s.sha256 for s in suites]),
+        predictions_sha256=hashlib.sha256(lines).hexdigest(),
+        n_errors=sum(p.error is not None for p in predictions),
+        dimensions=dimensions_of(measured, thresholds or Thresholds(), skip=skip),
+        skipped=tuple(sorted(part.value for part in skip)),
+        slices=slices_of(predictions),
+        confusion=confusion_of(predictions, profile.intents),
+        calibration=calibration,
+        latency=latency,
+        out_of_scope=out_of_scope_of(predictions),
+        baselines=tuple(baselines),
+        findings=tuple(findings[:_MOST_FINDINGS]),
+        metrics={},
+    )
+    return report.model_copy(update={"metrics": _metrics(report, predictions)})
+
+
+def _metrics(report: Report, predictions: Sequence[Prediction]) -> dict[str, float]:
+    slang = report.slices.by_register.get(SLANG_REGISTER)
+    raw, fitted = report.calibration.raw, report.calibration.heldout_fitted
+    signals = [p.signals_correct for p in predictions if p.signals_correct is not None]
+    found: dict[str, float | None] = {
+        **{d.name: d.value for d in report.dimensions},
+        "n_items": float(len(predictions)),
+        "n_errors": float(report.n_errors),
+        "macro_f1": macro_f1(report.confusion),
+        "slang_accuracy": None if slang is None else slang.value,
+        "signals_accuracy": sum(signals) / len(signals) if signals else None,
+        "ece_raw": None if raw is None else raw.ece,
+        "ece_adaptive_raw": None if raw is None else raw.ece_adaptive,
+        "brier_raw": None if raw is None else raw.brier,
+        "nll_raw": None if raw is None else raw.nll,
+        "brier": None if fitted is None else fitted.brier,
+        "nll": None if fitted is None else fitted.nll,
+        "temperature": report.calibration.temperature,
+        "latency_p50_s": report.latency.p50_s,
+        "latency_p90_s": report.latency.p90_s,
+        "latency_p99_s": report.latency.p99_s,
+        "tokens_per_s": report.latency.tokens_per_s,
+    }
+    for point in report.calibration.selective:
+        found[f"accuracy_at_coverage_{round(100 * point.coverage)}"] = point.accuracy
+    for baseline in report.baselines:
+        found[f"baseline_{baseline.name}_accuracy"] = baseline.accuracy.value
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,89 @@
+"""What an evaluation is made of: the one typed configuration of command and job."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from experiments.evaluation.dimensions import Skippable, Thresholds
+from experiments.evaluation.errors import BadInput
+from experiments.evaluation.profile import DEFAULT_DIR
+
+PACKAGED_SUITES = Path(__file__).with_name("data")
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class EvaluationSettings(BaseModel):
+    """Target, suites and thresholds of one run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: Literal["served", "gguf", "baseline"]
+    """A server, a model file, or the TF-IDF classifier alone."""
+    model: str | None = None
+    """Served model for `served`, path of the file for `gguf`."""
+    url: str = DEFAULT_URL
+    """Address of the API, without `/v1`."""
+    suites: tuple[Path, ...] = ()
+    """Suite files, or folders of them. The packaged attacks come along unless skipped or given."""
+    train: Path | None = None
+    """`train.jsonl` of a dataset, for the simpler classifiers of the table."""
+    profile: Path = DEFAULT_DIR
+    """Folder with system prompt, chat template and answer schema."""
+    grammar: bool = True
+    """Whether a GGUF's answers are forced into the schema."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    """Requests at the same time."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of a GGUF; 0 takes the cores this process may use."""
+    n_ctx: Annotated[int, Field(ge=128)] = 1024
+    """Context of a GGUF in tokens."""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """Most items of each suite; they are chosen by a hash of their ids."""
+    skip: frozenset[Skippable] = frozenset()
+    """Parts to leave out."""
+    thresholds: Thresholds = Thresholds()
+    """What must be reached."""
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> "EvaluationSettings":
+        if self.target != "baseline" and not self.model:
+            raise ValueError(f"target {self.target!r} needs a model")
+        if self.target == "baseline" and self.train is None:
+            raise ValueError("target 'baseline' needs train: the train.jsonl of a dataset")
+        return self
+
+    @property
+    def run_name(self) -> str:
+        """A file name for the run's folder."""
+        name = Path(self.model).name.removesuffix(".gguf") if self.model else "tfidf"
+        return re.sub(r"[^A-Za-z0-9._@-]+", "-", name)
+
+
+def read_settings(path: Path) -> EvaluationSettings:
+    """Read a YAML file of settings; relative paths in it are relative to the working directory.
+
+    Raises:
+        BadInput: If it is missing, no YAML, or breaks a rule; the message names the field.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise BadInput(f"Cannot read the evaluation config {str(path)!r}: {err}") from err
+    return make_settings(document, where=str(path))
+
+
+def make_settings(document: object, *, where: str) -> EvaluationSettings:
+    """Check settings.
+
+    Raises:
+        BadInput: If a rule is broken; the message names the field.
+    """
+    try:
+        return EvaluationSettings.model_validate(document)
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{where}: {field + ': ' if field else ''}{first['msg']}") from err
