@@ -16,6 +16,8 @@ from training.export.vocabulary import GgufVocabulary, profile_vocabulary
 
 Weights = NDArray[np.float32]
 
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
 OUR_LICENSE = "Apache-2.0"
 ROPE_TYPES = ("default", "linear", "llama3")
 """Kinds of rotary embedding that are written; others would give other positions."""
@@ -201,6 +203,6 @@ def _as_half(name: str, weights: Weights) -> NDArray[Any]:
     if weights.ndim == 1:
         return weights
     largest = float(np.abs(weights).max())
-    if not largest <= np.finfo(np.float16).max:
+    if not largest <= _LARGEST_HALF:  # also where it is not a number
         raise ExportError(f"The tensor {name!r} has the value {largest}, which F16 cannot hold")
     return weights.astype(np.float16)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from training.errors import ConfigError
 
@@ -154,17 +154,30 @@ class LoraConfig(_Config):
     optim: OptimConfig
     sample: SampleConfig = SampleConfig()
 
-    def sha256(self) -> str:
-        """Return the hash of what decides the weights; where base and data lie is not part of it.
+    _folder: Path = PrivateAttr(default_factory=Path)
+    """Where relative folders begin."""
 
-        Their content is: `run.lock.json` has its hashes.
+    @property
+    def base_dir(self) -> Path:
+        """Folder of the base, absolute when the configuration was read from a file."""
+        return self._folder / self.base
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Folder of the data, absolute when the configuration was read from a file."""
+        return self._folder / self.dataset
+
+    def sha256(self) -> str:
+        """Return the hash of the configuration as it was written.
+
+        What base and data hold is not part of it: `run.lock.json` has their hashes.
         """
-        text = self.model_dump_json(exclude={"base", "dataset", "peak_tflops"})
+        text = self.model_dump_json(exclude={"peak_tflops"})
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_config(path: Path) -> LoraConfig:
-    """Read a configuration; its relative folders become absolute.
+    """Read a configuration.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, or breaks a rule; the message says which.
@@ -178,7 +191,5 @@ def load_config(path: Path) -> LoraConfig:
     except ValidationError as err:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
         raise ConfigError(f"LoRA configuration {str(path)!r}: {problems}") from err
-    folder = path.absolute().parent
-    return config.model_copy(
-        update={"base": folder / config.base, "dataset": folder / config.dataset}
-    )
+    config._folder = path.absolute().parent
+    return config

@@ -58,7 +58,7 @@ class TemplateEncoder:
             eos_token=base.eos,
         )
         self._prompt = system_prompt() if prompt is SystemPrompt.PROFILE else None
-        self.eos_id = base.vocabulary.eos_id
+        self.eos_id, self._eos = base.vocabulary.eos_id, base.eos
         self._stripped_roles: set[str] = set()
         self._check()
 
@@ -160,7 +160,7 @@ class TemplateEncoder:
         before = self._render([question], generation=True)
         whole = self._render([question, answer], generation=False)
         ending = whole.removeprefix(before).partition(_PLACE.format(0))
-        eos: str = self._markup.id_to_token(self.eos_id)
+        eos = self._eos
         if not whole.startswith(before) or ending[0] or not ending[2].startswith(eos):
             raise ConfigError(
                 f"The chat template does not write an answer right after the generation prompt and "

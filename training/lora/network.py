@@ -1,6 +1,8 @@
 """The base with its adapter: loaded, run, merged. The adapter to `peft`."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 from training.batches import Batch
 from training.errors import MissingExtraError, TrainingError
@@ -23,6 +26,7 @@ except ImportError as err:
 
 def load_base(base: Base, dtype: torch.dtype) -> LlamaForCausalLM:
     """Return the base's full weights on the CPU."""
+    logging.disable_progress_bar()
     return LlamaForCausalLM.from_pretrained(base.folder, dtype=dtype, local_files_only=True)
 
 
@@ -40,17 +44,18 @@ def load_for_training(base: Base, adapter: AdapterConfig, where: Placement) -> "
         network = load_base(base, where.dtype).to(where.device)
     targets = adapter.target_modules
     try:
-        return peft.get_peft_model(
-            network,
-            peft.LoraConfig(
-                r=adapter.rank,
-                lora_alpha=adapter.alpha,
-                lora_dropout=adapter.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                bias="none",
-                task_type="CAUSAL_LM",
-            ),
-        )
+        with _without_its_deprecations():
+            return peft.get_peft_model(
+                network,
+                peft.LoraConfig(
+                    r=adapter.rank,
+                    lora_alpha=adapter.alpha,
+                    lora_dropout=adapter.dropout,
+                    target_modules=targets if isinstance(targets, str) else list(targets),
+                    bias="none",
+                    task_type="CAUSAL_LM",
+                ),
+            )
     except ValueError as err:
         raise TrainingError(f"No adapter over {base.name!r}: {err}") from err
 
@@ -81,7 +86,8 @@ def merge(base: Base, adapter_dir: Path, dtype: torch.dtype) -> LlamaForCausalLM
         TrainingError: If the sum is not finite.
     """
     network = load_base(base, dtype)
-    with_adapter = peft.PeftModel.from_pretrained(network, adapter_dir)
+    with _without_its_deprecations():
+        with_adapter = peft.PeftModel.from_pretrained(network, adapter_dir)
     try:
         merged: LlamaForCausalLM = with_adapter.merge_and_unload(safe_merge=True)
     except ValueError as err:
@@ -131,6 +137,14 @@ def autocast(where: Placement) -> Any:  # torch has no public type for it
     """Return the context in which forward passes run."""
     bf16 = where.dtype is torch.bfloat16
     return torch.autocast(where.device, dtype=torch.bfloat16, enabled=bf16)
+
+
+@contextmanager
+def _without_its_deprecations() -> Iterator[None]:
+    """Keep back what transformers tells PEFT about its own use of an old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _load_nf4(base: Base) -> LlamaForCausalLM:

@@ -77,9 +77,9 @@ class LoraRun:
         self._config, self._out, self._report = config, out_dir, report
         # Of the code that runs now: HEAD may move while it trains.
         self._code = code or code_state()
-        self._base = open_base(config.base, template=config.chat_template, q4_k_m=config.q4_k_m)
+        self._base = open_base(config.base_dir, template=config.chat_template, q4_k_m=config.q4_k_m)
         self.where: Placement = place(config)
-        self._dataset = read_dataset(config.dataset)
+        self._dataset = read_dataset(config.dataset_dir)
         self._encoder = TemplateEncoder(self._base, prompt=config.system_prompt)
         self._data = self._encode()
 
@@ -109,7 +109,6 @@ class LoraRun:
             TrainingError: With the reason, when a step does not keep its promise.
         """
         self._out.mkdir(parents=True, exist_ok=True)
-        self._write_lock()
         trained = self._train(on_step, stop_asked)
         exported = self._export()
         scores = self._measure(exported.model)
@@ -181,8 +180,9 @@ class LoraRun:
             identity=identity(config, self._base, self._dataset, where),
             n_parameters=self._base.n_parameters,
         )
+        self._write_lock()  # after a checkpoint of another run was refused: that one keeps its lock
         result = trainer.run(report=self._report, on_step=on_step, stop_asked=stop_asked)
-        network.save_pretrained(self._out / ADAPTER_DIR)
+        network.save_pretrained(self._out / ADAPTER_DIR, save_embedding_layers=False)
         return result
 
     def _export(self) -> "Exported":

@@ -28,7 +28,7 @@ LLAMA3_ROPE = {
 }
 _WORDS = (
     "klk busco una yipeta pa la familia ¿cuánto cuesta la Hilux 2020? precio financiamiento "
-    'inicial cuota visita mañana {"intent":"saludo","response":"¡Hola!"} gracias hermano dime a ver '
+    'inicial cuota visita mañana {"intent":"saludo","response":"¡Hola!"} gracias dime a ver '
     "system user assistant carro motor guagua Santiago Santo Domingo RD$1,350,000 millas"
 )
 

@@ -12,6 +12,9 @@ import pytest
 import yaml
 
 from tests.e2e.lora.bases import CHATML, write_base, write_dataset
+from training.errors import TrainingError
+from training.lora.config import load_config
+from training.lora.pipeline import LoraRun
 from training.manifest import verify_model
 
 
@@ -126,12 +129,13 @@ import os, sys
 from training.lora import metrics
 from training.lora.__main__ import main
 
+number, step = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 append = metrics.MetricsFile.append
 
 def append_and_signal(self, line):
     append(self, line)
-    if line.step == 8:
-        os.kill(os.getpid(), int(sys.argv.pop(1)))
+    if line.step == step:
+        os.kill(os.getpid(), number)
 
 metrics.MetricsFile.append = append_and_signal
 main()
@@ -139,27 +143,50 @@ main()
 """The command, which a signal hits in the middle of a step between two checkpoints."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
-def test_a_stopped_training_resumes_to_the_same_adapter(
-    folder: Path, finished: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    config, out = folder / "config.yaml", tmp_path / "stopped"
-    stopped = subprocess.run(
-        [sys.executable, "-c", SIGNAL_AT_STEP, str(int(number)), *command(config, out)[3:]],
+def signalled(
+    config: Path, out: Path, number: signal.Signals, step: int
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SIGNAL_AT_STEP, f"{number:d}", f"{step}", *command(config, out)[3:]],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert stopped.returncode == (130 if number is signal.SIGTERM else -number), stopped.stderr
-    assert ("stopped after step 8 of 12" in stopped.stderr) == (number is signal.SIGTERM)
+
+
+def test_a_training_killed_and_stopped_resumes_to_the_same_adapter(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    config, out = folder / "config.yaml", tmp_path / "stopped"
+    killed = signalled(config, out, signal.SIGKILL, 8)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    stopped = signalled(config, out, signal.SIGTERM, 9)
+    assert "resuming at step 5" in stopped.stderr
+    assert "stopped after step 9 of 12" in stopped.stderr
+    assert stopped.returncode == 130
     assert not (out / "adapter").exists()
-    done = run(config, out)
-    assert done.returncode == 0, done.stderr
-    assert f"resuming at step {8 if number is signal.SIGTERM else 5}" in done.stderr
+    lines: list[str] = []
+    LoraRun(load_config(config), out, report=lines.append).run()
+    assert "resuming at step 9" in lines
     weights = "adapter/adapter_model.safetensors"
     assert (out / weights).read_bytes() == (finished / weights).read_bytes()
     assert losses_of(out) == losses_of(finished)
-    assert json.loads((out / "run.lock.json").read_text())["resumed_from"]
+    assert len(json.loads((out / "run.lock.json").read_text())["resumed_from"]) == 2
+
+
+def test_a_checkpoint_of_other_data_is_refused(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "other"
+    out.mkdir()
+    (out / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
+    (out / "run.lock.json").write_bytes((finished / "run.lock.json").read_bytes())
+    write_dataset(tmp_path / "data", n_train=20)
+    config = write_config(tmp_path / "c.yaml", a_config(folder / "base", tmp_path / "data"))
+    with pytest.raises(TrainingError, match="another configuration, base, dataset or device"):
+        LoraRun(load_config(config), out, report=lambda _: None).run()
+    assert sorted(p.name for p in out.iterdir()) == ["checkpoint.pt", "run.lock.json"]
+    assert (out / "run.lock.json").read_bytes() == (finished / "run.lock.json").read_bytes()
 
 
 def losses_of(out: Path) -> list[float]:
