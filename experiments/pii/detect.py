@@ -153,7 +153,7 @@ _DETECTORS = (
     # Possessive quantifiers and the look-behind keep a long run without an @ from being read twice.
     _Detector(
         Kind.EMAIL,
-        re.compile(r"(?<![\w.%+-])[\w.%+-]++@(?:[\w-]++\.)++[^\W\d_]{2,}+"),
+        re.compile(r"(?<![\w.%+-])[\w.%+-]++@[\w-]++(?:\.[\w-]++)++"),
         _shape,
     ),
     _Detector(
@@ -187,7 +187,7 @@ _DETECTORS = (
     ),
     _Detector(
         Kind.PHONE,
-        re.compile(rf"(?<![\w+])\+\d{{1,3}}(?:{_SEP}?\(?\d{{1,4}}\)?){{2,5}}{_AFTER}"),
+        re.compile(rf"(?<![\w+])\+\d{{1,3}}(?:{_SEP}?(?:\(\d{{1,4}}\)|\d{{1,4}})){{2,5}}{_AFTER}"),
         _foreign_phone,
     ),
     _Detector(Kind.CEDULA, _compiled(r"\d{11}"), _bare_cedula),
