@@ -3,11 +3,15 @@
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from experiments.registry.standing import Standing
 from experiments.registry.store import Registry
 from training.errors import MissingExtraError, TrackingError
 from training.registry.card import model_card
+
+if TYPE_CHECKING:
+    from training.registry.mlflow_adapter import MlflowStore
 
 SWITCH = "CARRIL_TRACKING"
 """Environment variable; `off` leaves MLflow alone."""
@@ -43,18 +47,21 @@ def mirror(
 
     try:
         store = MlflowStore(registry.root.parent)
-        for model, standing in registry.standings().items():
-            if name is not None and model != name:
-                continue
-            for version in standing.versions:
-                record = registry.version(model, version)
-                store.mirror_version(
-                    record,
-                    model_file=Path(registry.blob(record.sha256)),
-                    card=model_card(registry, record),
-                )
-            store.sync(standing)
+        with store.alone():  # or two commands at once would both add a version
+            for model, standing in registry.standings().items():
+                if name in (None, model):
+                    _show(store, registry, standing)
     except TrackingError as error:
         say(f"not shown in MLflow: {error}; the next command, or carril models ui, tries again")
         return False
     return True
+
+
+def _show(store: "MlflowStore", registry: Registry, standing: Standing) -> None:
+    shown = store.shown(standing.name)
+    for version in [version for version in standing.versions if version not in shown]:
+        record = registry.version(standing.name, version)
+        shown[version] = store.show_version(
+            record, model_file=registry.blob(record.sha256), card=model_card(registry, record)
+        )
+    store.sync(standing, shown)

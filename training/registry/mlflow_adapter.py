@@ -12,11 +12,18 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments.registry.records import Alias, ModelVersion
+from experiments.registry.records import ModelVersion
 from experiments.registry.standing import Standing
 from training.errors import MissingExtraError, TrackingError
+from training.registry.mlflow_tags import (
+    OWN_ALIASES,
+    VERSION_TAG,
+    lineage_tags,
+    state_tags,
+    wanted_aliases,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,9 +41,6 @@ _MAX_TAG = 5000
 _MAX_PARAM = 6000
 _MAX_DIGEST = 36
 """Longest digest of a data set that MLflow takes; the whole hash goes into a tag."""
-_PRODUCTION_ALIAS = "production"
-_PREVIOUS_ALIAS = "previous_champion"
-_VERSION_TAG = "carril.version"
 
 
 def tracking_home(home: Path) -> Path:
@@ -47,6 +51,14 @@ def tracking_home(home: Path) -> Path:
 def default_uri(home: Path) -> str:
     """Return the address of the SQLite store under `CARRIL_HOME`."""
     return f"sqlite:///{tracking_home(home)}/mlflow.db"
+
+
+class Shown(NamedTuple):
+    """A version in MLflow."""
+
+    number: str
+    """MLflow's own number of it."""
+    tags: dict[str, str]
 
 
 class MlflowStore:
@@ -84,11 +96,16 @@ class MlflowStore:
 
     def _make_database(self, client: "MlflowClient") -> None:
         """Create or open the tables, one process at a time: migrations do not lock."""
+        with self.alone(), _translated(self.uri):
+            client.search_experiments(max_results=1)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes of this home out, where looking and writing belong together."""
         self._home.mkdir(parents=True, exist_ok=True)
         with (self._home / "mlflow.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with _translated(self.uri):
-                client.search_experiments(max_results=1)
+            yield
 
     def create_run(
         self, experiment: str, name: str, *, tags: Mapping[str, str], params: Mapping[str, object]
@@ -149,8 +166,18 @@ class MlflowStore:
         with self._calls():
             self._client.set_terminated(run_id, status)
 
-    def mirror_version(self, version: ModelVersion, *, model_file: Path, card: str) -> str:
-        """Show a registered version in MLflow, once; return MLflow's number of it.
+    def shown(self, name: str) -> dict[str, Shown]:
+        """Return which versions of a model MLflow has, by carril's version."""
+        with self._calls():
+            found = self._client.search_model_versions(f"name = '{name}'", max_results=10_000)
+        return {
+            item.tags[VERSION_TAG]: Shown(str(item.version), dict(item.tags))
+            for item in found
+            if VERSION_TAG in item.tags
+        }
+
+    def show_version(self, version: ModelVersion, *, model_file: Path, card: str) -> Shown:
+        """Add a version that MLflow does not have yet.
 
         Args:
             version: The record.
@@ -158,48 +185,49 @@ class MlflowStore:
             card: The model card, kept with the run.
         """
         with self._calls():
-            known = self._find(version.name, version.version)
-            if known is not None:
-                return known
             run_id = self._run_of(version)
             self._log_dataset(run_id, version)
             model_id = self._external_model(version, run_id, model_file)
             self._client.log_text(run_id, card, f"models/{version.version}/model_card.md")
             with _accepting("RESOURCE_ALREADY_EXISTS"):
                 self._client.create_registered_model(version.name)
+            tags = _tags(lineage_tags(version) | {"model_id": model_id})
             created = self._client.create_model_version(
                 version.name,
                 source=f"models:/{model_id}",
                 run_id=run_id,
-                tags=_tags(lineage_tags(version) | {"model_id": model_id}),
+                tags=tags,
                 description=version.description,
                 model_id=model_id,
             )
-            return str(created.version)
+            return Shown(str(created.version), tags)
 
-    def sync(self, standing: Standing) -> None:
-        """Make aliases and state tags those of the ledger."""
+    def sync(self, standing: Standing, shown: Mapping[str, Shown]) -> None:
+        """Make aliases and state tags those of the ledger; what is right already is left alone.
+
+        Args:
+            standing: What the ledger says about a model.
+            shown: Its versions in MLflow.
+        """
+        wanted = {
+            alias: shown[version].number
+            for alias, version in wanted_aliases(standing).items()
+            if version in shown
+        }
         with self._calls():
-            numbers = {
-                version: number
-                for version in standing.versions
-                if (number := self._find(standing.name, version)) is not None
-            }
-            wanted = {str(alias): ref.version for alias, ref in standing.aliases.items()}
-            champion = standing.aliases.get(Alias.CHAMPION)
-            if champion is not None:
-                wanted[_PRODUCTION_ALIAS] = champion.version
-            if standing.previous_champion is not None:
-                wanted[_PREVIOUS_ALIAS] = standing.previous_champion.version
-            for alias in (*Alias, _PRODUCTION_ALIAS, _PREVIOUS_ALIAS):
-                number = numbers.get(wanted.get(str(alias), ""))
-                if number is not None:
-                    self._client.set_registered_model_alias(standing.name, str(alias), number)
-                elif numbers:
-                    self._client.delete_registered_model_alias(standing.name, str(alias))
-            for version, number in numbers.items():
+            aliases = self._client.get_registered_model(standing.name).aliases
+            present = {alias: str(number) for alias, number in aliases.items()}
+            for alias in present.keys() & OWN_ALIASES - wanted.keys():
+                self._client.delete_registered_model_alias(standing.name, alias)
+            for alias, number in wanted.items():
+                if present.get(alias) != number:
+                    self._client.set_registered_model_alias(standing.name, alias, number)
+            for version, entry in shown.items():
+                if version not in standing.versions:
+                    continue
                 for key, value in state_tags(standing, version).items():
-                    self._client.set_model_version_tag(standing.name, number, key, value)
+                    if entry.tags.get(key) != value:
+                        self._client.set_model_version_tag(standing.name, entry.number, key, value)
 
     @contextlib.contextmanager
     def _calls(self) -> Iterator[None]:
@@ -215,12 +243,6 @@ class MlflowStore:
         with _accepting("RESOURCE_ALREADY_EXISTS"):  # another process made it meanwhile
             self._client.create_experiment(name, artifact_location=location)
         return str(self._client.get_experiment_by_name(name).experiment_id)
-
-    def _find(self, name: str, version: str) -> str | None:
-        found = self._client.search_model_versions(
-            f"name = '{name}' and tags.`{_VERSION_TAG}` = '{version}'", max_results=1
-        )
-        return str(found[0].version) if found else None
 
     def _run_of(self, version: ModelVersion) -> str:
         """Return the training's run, or a run that holds what the record says about it."""
@@ -275,31 +297,6 @@ class MlflowStore:
         figures = {key: value for key, value in version.metrics.items() if value is not None}
         mlflow.log_metrics(figures, run_id=run_id, model_id=model.model_id, synchronous=True)
         return str(model.model_id)
-
-
-def lineage_tags(version: ModelVersion) -> dict[str, str]:
-    """Return the tags that tie a registered version to its origin."""
-    return {
-        _VERSION_TAG: version.version,
-        "artifact.sha256": version.sha256,
-        "artifact.bytes": str(version.size_bytes),
-        "gguf.ftype": version.quantisation,
-        "dataset.sha256": version.dataset_sha256,
-        "config.sha256": version.config_sha256,
-        "manifest.sha256": version.manifest_sha256,
-        "git.commit": version.code_commit or "",
-        "seed": str(version.parameters.get("seed", "")),
-    } | version.lineage
-
-
-def state_tags(standing: Standing, version: str) -> dict[str, str]:
-    """Return the tags that say where a version is in its life, in both vocabularies."""
-    state = standing.state(version)
-    tags = {"state": state.value, "lifecycle": state.lifecycle}
-    gates = standing.gates.get(standing.versions[version].sha256)
-    if gates:
-        tags |= {"gate.verdict": gates[-1].verdict.value, "gate.report": gates[-1].report_sha256}
-    return tags
 
 
 def _tags(tags: Mapping[str, Any]) -> dict[str, str]:

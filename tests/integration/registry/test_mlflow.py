@@ -87,6 +87,14 @@ def test_register_promote_and_roll_back_show_in_mlflow(
     mirror(registry, "okla")
     assert aliases(home, "okla") == {"champion": "1.0.0", "production": "1.0.0"}
 
+    # What people add in MLflow is theirs, and a second look changes nothing.
+    client(home).set_registered_model_alias("okla", "favourite", "2")
+    before = client(home).search_model_versions("name = 'okla'")
+    mirror(registry, "okla")
+    assert aliases(home, "okla")["favourite"] == "2.0.0"
+    after = client(home).search_model_versions("name = 'okla'")
+    assert [v.last_updated_timestamp for v in after] == [v.last_updated_timestamp for v in before]
+
     store = client(home)
     (found,) = store.search_model_versions(f"tags.`artifact.sha256` = '{v2.sha256}'")
     assert found.run_id == run.run_id
