@@ -1,6 +1,7 @@
 """One typed configuration for a LoRA training: base, data, adapter, optimiser."""
 
 import hashlib
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -154,30 +155,20 @@ class LoraConfig(_Config):
     optim: OptimConfig
     sample: SampleConfig = SampleConfig()
 
-    _folder: Path = PrivateAttr(default_factory=Path)
-    """Where relative folders begin."""
-
-    @property
-    def base_dir(self) -> Path:
-        """Folder of the base, absolute when the configuration was read from a file."""
-        return self._folder / self.base
-
-    @property
-    def dataset_dir(self) -> Path:
-        """Folder of the data, absolute when the configuration was read from a file."""
-        return self._folder / self.dataset
+    _written: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Folders as the file has them: the same on every machine."""
 
     def sha256(self) -> str:
         """Return the hash of the configuration as it was written.
 
         What base and data hold is not part of it: `run.lock.json` has their hashes.
         """
-        text = self.model_dump_json(exclude={"peak_tflops"})
-        return hashlib.sha256(text.encode()).hexdigest()
+        document = self.model_dump(mode="json", exclude={"peak_tflops"}) | self._written
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def load_config(path: Path) -> LoraConfig:
-    """Read a configuration.
+    """Read a configuration; its relative folders become absolute.
 
     Raises:
         ConfigError: If the file is missing, is not YAML, or breaks a rule; the message says which.
@@ -191,5 +182,8 @@ def load_config(path: Path) -> LoraConfig:
     except ValidationError as err:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
         raise ConfigError(f"LoRA configuration {str(path)!r}: {problems}") from err
-    config._folder = path.absolute().parent
-    return config
+    folder = path.absolute().parent
+    written = {"base": config.base, "dataset": config.dataset}
+    loaded = config.model_copy(update={name: folder / where for name, where in written.items()})
+    loaded._written = {name: str(where) for name, where in written.items()}
+    return loaded

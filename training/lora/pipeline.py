@@ -77,9 +77,9 @@ class LoraRun:
         self._config, self._out, self._report = config, out_dir, report
         # Of the code that runs now: HEAD may move while it trains.
         self._code = code or code_state()
-        self._base = open_base(config.base_dir, template=config.chat_template, q4_k_m=config.q4_k_m)
+        self._base = open_base(config.base, template=config.chat_template, q4_k_m=config.q4_k_m)
         self.where: Placement = place(config)
-        self._dataset = read_dataset(config.dataset_dir)
+        self._dataset = read_dataset(config.dataset)
         self._encoder = TemplateEncoder(self._base, prompt=config.system_prompt)
         self._data = self._encode()
 

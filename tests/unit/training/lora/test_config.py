@@ -28,8 +28,8 @@ def written(folder: Path, **changes: Any) -> Path:
 
 def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_config(written(tmp_path))
-    assert config.dataset_dir == tmp_path / "data"
-    assert config.base_dir == tmp_path / "../base"
+    assert config.dataset == tmp_path / "data"
+    assert config.base == tmp_path / "../base"
 
 
 def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
