@@ -85,8 +85,9 @@ def run_command(
     """Measure a model on suites; write predictions and a report (JSON, Markdown, HTML)."""
     import os
 
-    from experiments.evaluation.launch import carril_home, default_out, evaluate
+    from experiments.evaluation.launch import default_out, evaluate
     from experiments.evaluation.settings import DEFAULT_URL, make_settings, read_settings
+    from experiments.jobs.record import home_dir
 
     given = sum((model is not None, gguf is not None, baseline, config is not None))
     if given != 1:
@@ -117,7 +118,7 @@ def run_command(
         document["profile"] = profile
     with _refusals():
         settings = read_settings(config) if config else make_settings(document, where="options")
-        folder = out or default_out(settings, carril_home())
+        folder = out or default_out(settings, home_dir())
         with _progress() as (on_stage, on_progress):
             report = evaluate(
                 settings, folder, api_key=api_key, on_stage=on_stage, on_progress=on_progress
@@ -159,7 +160,9 @@ def print_dimensions(report: "Report") -> None:
             f"{sign} {dimension_value(d, d.threshold)}",
             words[d.passed],
         )
-    Console().print(table)
+    console = Console()
+    # In a file nothing need fit a screen, and a cut number is no number.
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 @contextmanager
@@ -168,8 +171,7 @@ def _progress() -> Iterator[tuple["OnStage", "OnProgress"]]:
     from experiments.evaluation.line_progress import LineProgress
 
     if not sys.stderr.isatty():
-        lines = LineProgress("evaluating", sys.stderr)
-        yield lines.say, lines.update
+        yield _note, LineProgress("evaluating", _note).update
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -197,6 +199,10 @@ def _refusals() -> Iterator[None]:
         _fail(err.message, err.fix, EXIT_USAGE)
     except OSError as err:
         _fail(f"Cannot write the results: {err}", None, EXIT_INFRASTRUCTURE)
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _fail(message: str, fix: str | None, code: int) -> NoReturn:

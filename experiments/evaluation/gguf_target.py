@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_REPLY_TOKENS = 256
 """The longest target has about 150 tokens; a reply that goes on has lost its way."""
+_SMALL_BYTES = 128 << 20
+"""Files below this are read by one thread."""
 
 
 class GgufTarget:
@@ -32,7 +34,7 @@ class GgufTarget:
         path: The file. A manifest beside it (`NAME.manifest.json`) must have its hash.
         profile: Prompt and schema to ask with.
         grammar: Whether to force the schema.
-        threads: CPU threads; 0 takes the cores this process may use.
+        threads: CPU threads; 0 takes the cores this process may use, but one for a small model.
         n_ctx: Context length in tokens.
 
     Raises:
@@ -59,7 +61,7 @@ class GgufTarget:
             raise TargetUnavailable(str(err)) from err
         self._failures = GgufError
         try:
-            self._model = GgufModel(path, n_ctx=n_ctx, threads=threads or _cores())
+            self._model = GgufModel(path, n_ctx=n_ctx, threads=threads or _threads_for(path))
             self._grammar = self._model.grammar(profile.answer_schema) if grammar else None
         except GgufError as err:
             raise TargetUnavailable(str(err)) from err
@@ -177,5 +179,8 @@ def _check_manifest(manifest: Path, model: Path, actual: str) -> tuple[str, str 
     return str(record.get("name", model.stem)), record.get("version")
 
 
-def _cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)))
+def _threads_for(path: Path) -> int:
+    # Threads meet after every matrix product, spinning. In a small model that takes longer than the
+    # product, and on a busy machine a hundred times longer.
+    small = path.stat().st_size < _SMALL_BYTES
+    return 1 if small else max(1, len(os.sched_getaffinity(0)))

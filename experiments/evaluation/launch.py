@@ -133,11 +133,6 @@ def default_out(settings: EvaluationSettings, home: Path) -> Path:
     return home / "evaluations" / f"{settings.run_name}-{stamp}"
 
 
-def carril_home() -> Path:
-    """Return the directory of run-time state, `./var` unless `CARRIL_HOME` says otherwise."""
-    return Path(os.environ.get("CARRIL_HOME") or "var").absolute()
-
-
 def _limited(suite: Suite, limit: int | None) -> Suite:
     if limit is None or limit >= len(suite.items):
         return suite

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import TextIO
 
 _LINE_EVERY_PERCENT = 10
 
@@ -12,21 +11,19 @@ class LineProgress:
 
     Args:
         title: What is being done, in the present participle.
-        stream: Where to write.
+        say: Shows a line.
         clock: Monotonic seconds; replaced in tests.
     """
 
     def __init__(
-        self, title: str, stream: TextIO, clock: Callable[[], float] = time.monotonic
+        self,
+        title: str,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._title, self._stream, self._clock = title, stream, clock
+        self._title, self._say, self._clock = title, say, clock
         self._started_s: float | None = None
         self._shown = -1
-
-    def say(self, text: str) -> None:
-        """Write a line."""
-        self._stream.write(f"{text}\n")
-        self._stream.flush()
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are finished, if a tenth is full."""
@@ -39,7 +36,7 @@ class LineProgress:
             return
         self._shown = step
         left_s = (now - self._started_s) / max(done, 1) * (total - done)
-        self.say(f"{self._title}: {percent:3d} %  {done}/{total}  {_clock_text(left_s)} left")
+        self._say(f"{self._title}: {percent:3d} %  {done}/{total}  {_clock_text(left_s)} left")
 
 
 def _clock_text(seconds: float) -> str:

@@ -37,7 +37,7 @@ class EvaluationSettings(BaseModel):
     concurrency: Annotated[int, Field(ge=1, le=64)] = 4
     """Requests at the same time."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of a GGUF; 0 takes the cores this process may use."""
+    """CPU threads of a GGUF; 0 takes the cores this process may use, but one for a small model."""
     n_ctx: Annotated[int, Field(ge=128)] = 1024
     """Context of a GGUF in tokens."""
     limit: Annotated[int | None, Field(ge=1)] = None
