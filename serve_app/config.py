@@ -301,6 +301,11 @@ class CaptureConfig(StrictModel):
     max_chars: int = Field(default=20_000, ge=1, le=200_000)
     """Conversations longer than this are not captured."""
 
+    @field_validator("text", mode="before")
+    @classmethod
+    def _yaml_off(cls, text: object) -> object:
+        return "off" if text is False else text  # which is how YAML reads an unquoted off
+
 
 class GatewayConfig(StrictModel):
     """`user_config` of the application `gateway`."""

@@ -10,7 +10,7 @@ import pytest
 from experiments.events.spool import Spool
 from experiments.events.store import EventStore
 from serve_app.events.writer import EventWriter, spool_path, store_path
-from tests.unit.experiments.events.builders import exposure, outcome
+from tests.unit.experiments.events.builders import exposure, outcome, transcript
 
 
 @pytest.fixture
@@ -61,3 +61,20 @@ async def test_cancelled_append_does_not_stop_the_writer(
     await asyncio.wait(tasks)
     await asyncio.wait_for(writer.append([exposure("last")]), 5)
     assert count(tmp_path) >= 11
+
+
+async def test_captured_texts_are_deleted_when_their_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARRIL_HOME", str(tmp_path))
+    monkeypatch.setattr("serve_app.events.writer._PURGE_PERIOD_S", 0.02)
+    writer = EventWriter(str(tmp_path))
+    now = time.time()
+    old = transcript("old", unrated_until=now - 1, keep_until=now + 1000)
+    await writer.append([old, transcript("new", unrated_until=now + 900, keep_until=now + 1000)])
+    deadline = time.monotonic() + 5
+    while count(tmp_path, "transcripts") > 1:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    writer._stop.set()
+    assert count(tmp_path, "transcripts") == 1

@@ -133,3 +133,27 @@ def test_older_spool_lines_are_read(store: EventStore, tmp_path: Path) -> None:
     Spool(spool, "old").append([exposure("u1", schema_version=1)])
     assert drain(spool, store.append) == 1
     assert store.count("exposures") == 1
+
+
+def texts(store: EventStore) -> list[object]:
+    return sorted(row[0] for row in rows(store, "SELECT inference_id FROM transcripts"))
+
+
+def test_texts_are_deleted_in_time_and_rated_ones_stay_longer(store: EventStore) -> None:
+    times = {"unrated_until": 100.0, "keep_until": 200.0}
+    store.append([transcript("rated", **times), transcript("unrated", **times)])
+    store.append([feedback(target="rated"), feedback("fb-2", target="unrated", level="episode")])
+    assert (store.purge_texts(99.0), texts(store)) == (0, ["rated", "unrated"])
+    assert (store.purge_texts(101.0), texts(store)) == (1, ["rated"])
+    assert (store.purge_texts(201.0), texts(store)) == (1, [])
+    assert store.count("feedback") == 2, "votes stay"
+
+
+def test_deleted_text_is_in_no_file_any_more(store: EventStore) -> None:
+    secret = "una conversación que ya no debe estar"
+    store.append([transcript(answer=secret, unrated_until=1.0)])
+    cleaner = EventStore(store.path)
+    assert cleaner.purge_texts(2.0) == 1
+    cleaner.close()
+    for path in store.path.parent.iterdir():
+        assert secret.encode() not in path.read_bytes(), path.name
