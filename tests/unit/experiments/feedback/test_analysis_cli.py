@@ -252,7 +252,7 @@ def test_report_is_one_page_that_loads_nothing_and_shows_text_as_text(
     assert "<script>" not in markdown
     for section in markdown.split("\n## ")[1:]:
         rows = [line for line in section.splitlines() if line.startswith("|")]
-        assert len({row.replace("\\|", "").count("|") for row in rows}) == 1, section
+        assert len({row.replace("\\|", "").count("|") for row in rows}) <= 1, section
     written = json.loads((home / "report" / "report.json").read_text(encoding="utf-8"))
     assert written == analysis(home, capsys)
 
