@@ -19,7 +19,6 @@ from experiments.jobs.code_state import ROOT, CodeState, code_state
 from experiments.jobs.errors import JobError
 from experiments.jobs.identity import attempt_id, work_id
 from experiments.jobs.record import JobFolder, JobRecord, JobState, Kind
-from training.config import load_config
 from training.errors import ConfigError
 from training.tracking import TrackedRun, start_run
 
@@ -85,24 +84,25 @@ class Submitter:
             CommandError: If the configuration, the machine or the cluster do not allow it.
         """
         from training.jobs.finetune import Finetuning
+        from training.jobs.recipe import load_recipe
 
         try:
-            config = load_config(config_path)
+            recipe = load_recipe(config_path)
         except ConfigError as error:
             raise CommandError(str(error), code=ExitCode.USAGE) from error
         code = code_state()
         work = _Work(
             kind="finetune",
-            work_id=work_id("finetune", config_sha256=config.sha256(), code_identity=code.identity),
-            name=f"{config.name} {config.version}",
+            work_id=work_id("finetune", config_sha256=recipe.sha256, code_identity=code.identity),
+            name=f"{recipe.name} {recipe.version}",
             config=config_path.absolute(),
-            config_sha256=config.sha256(),
+            config_sha256=recipe.sha256,
             code=code,
             out_option=out.absolute() if out else None,
         )
 
         def arguments(folder: Path) -> list[str]:
-            body = Finetuning(config, config_path, folder, resume=True)
+            body = Finetuning(recipe, folder, resume=True)
             self._preflight(body.checks())
             given = ["--config", str(work.config), "--config-sha256", work.config_sha256]
             return [*given, "--out", str(folder), "--resume"]

@@ -43,7 +43,8 @@ class JobSession:
         self.folder = folder
         self.record = record
         self._echo = echo
-        self._stop_asked = False
+        self.stop_asked_at: float | None = None
+        """When somebody asked the job to stop (seconds since the epoch), None if nobody did."""
         self._deferred = False
         self._ending = False
 
@@ -55,7 +56,7 @@ class JobSession:
     @property
     def stop_asked(self) -> bool:
         """Whether somebody asked the job to stop."""
-        return self._stop_asked
+        return self.stop_asked_at is not None
 
     def say(self, line: str) -> None:
         """Tell something: to the log, with the time, and to whoever looks on."""
@@ -85,7 +86,7 @@ class JobSession:
         Raises:
             JobStopped: If it was.
         """
-        if self._stop_asked:
+        if self.stop_asked:
             raise JobStopped
 
     def end(self, state: JobState, code: JobExit, error: str | None) -> None:
@@ -98,7 +99,7 @@ class JobSession:
         """Take a request to stop; a second one does not wait for a checkpoint."""
         if self._ending:
             return
-        again, self._stop_asked = self._stop_asked, True
+        again, self.stop_asked_at = self.stop_asked, time.time()
         if self._deferred and not again:
             self.say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint")
             return

@@ -4,11 +4,10 @@ The same entry point serves `carril train`, `carril jobs submit finetune`, and a
 `ray job submit -- python -m training.jobs.finetune --config FILE`.
 """
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,28 +18,18 @@ from experiments.jobs.identity import local_id, ray_submission_id, work_id
 from experiments.jobs.preflight import Check
 from experiments.jobs.record import home_dir
 from experiments.jobs.session import JobSession, run_job
-from training.config import TrainConfig, load_config
 from training.errors import ArtefactError, ConfigError, TrainingError
-from training.jobs import needs
-from training.jobs.progress import ProgressView, parse
-from training.jobs.run_lock import FILE as LOCK_FILE
-from training.jobs.run_lock import differences, run_lock, to_text
+from training.jobs.progress import ProgressView
+from training.jobs.recipe import CHECKPOINT, Recipe, load_recipe
 from training.manifest import ModelManifest, verify_model
 from training.tracking import TrackedRun, start_run
-
-if TYPE_CHECKING:
-    from training.data.dataset import DatasetManifest
-
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama_cpp")
-_CHECKPOINT = "checkpoint.pt"
 
 
 class Finetuning:
     """The body of the job.
 
     Args:
-        config: The configuration.
-        config_path: Where it was read.
+        recipe: What to train.
         out: Work folder: data, checkpoints, model.
         resume: Whether to go on with what `out` holds; a folder that holds something is refused
             otherwise.
@@ -48,16 +37,9 @@ class Finetuning:
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        config_path: Path,
-        out: Path,
-        *,
-        resume: bool,
-        install_to: Path | None = None,
+        self, recipe: Recipe, out: Path, *, resume: bool, install_to: Path | None = None
     ) -> None:
-        self._config = config
-        self._config_path = config_path
+        self._recipe = recipe
         self._out = out
         self._resume = resume
         self._install_to = install_to
@@ -66,132 +48,71 @@ class Finetuning:
 
     def __call__(self, session: JobSession) -> dict[str, Any]:
         """Do the work and return the report."""
-        session.say(f"training {self._config.name} {self._config.version} in {self._out}")
-        preflight.require(self.checks(), say=session.say)
-        finished = self._finished()
-        if finished is not None:
-            session.say(f"finished before: {finished.file}, sha256 {finished.sha256}")
-            self.manifest = finished
-            return self._report(finished)
+        session.say(f"training {self._recipe.name} {self._recipe.version} in {self._out}")
         with self._tracked(session) as run:
             session.update(run_id=run.run_id, tracking_uri=run.uri)
-            try:
-                return self._train(session, run)
-            except TrainingError as error:
-                raise JobError(str(error)) from error
-            except OSError as error:
-                raise JobError(f"{error}; what is done is kept, continue with --resume") from error
+            preflight.require(self.checks(), say=session.say)
+            self.manifest = self._finished(session) or self._train(session, run)
+        return {"out": str(self._out), "manifest": self.manifest.model_dump(mode="json")}
 
     def checks(self) -> list[Check]:
         """Look at everything that could stop the training later."""
-        missing = preflight.packages(_PACKAGES, target="training")
-        return [
-            missing,
-            self._check_data(),
-            self._check_out(),
-            preflight.disk(self._out, needs.disk_bytes(self._config)),
-            preflight.memory(needs.memory_bytes(self._config)),
-            preflight.cluster(),
-        ]
-
-    def _check_data(self) -> Check:
-        from training.data.catalog import CatalogError, load_catalog
-
-        try:
-            catalog = load_catalog()
-        except (CatalogError, OSError) as error:
-            return Check("data", False, str(error), "repair the catalogue of phrases")
-        n_train = self._config.data.n_train
-        return Check("data", True, f"{len(catalog.patterns)} phrases for {n_train:,} conversations")
+        return [self._check_out(), *self._recipe.checks(self._out), preflight.cluster()]
 
     def _check_out(self) -> Check:
-        checkpoint = self._out / _CHECKPOINT
+        checkpoint = self._out / CHECKPOINT
         if not checkpoint.exists():
             return Check("folder", True, f"{self._out} has no checkpoint: from the start")
         if self._resume:
             return Check("folder", True, f"going on from {checkpoint}")
-        return Check(
-            "folder", False, f"{checkpoint} exists", "add --resume, or choose another --out"
-        )
+        return Check("folder", False, f"{checkpoint} exists", "add --resume, or another --out")
 
-    def _finished(self) -> ModelManifest | None:
+    def _finished(self, session: JobSession) -> ModelManifest | None:
         """Return the manifest if the folder holds the finished model of this configuration."""
-        path = self._out / f"{self._config.name}.manifest.json"
+        path = self._out / f"{self._recipe.name}.manifest.json"
         if not self._resume or not path.exists():
             return None
         try:
             manifest = verify_model(path)
         except ArtefactError:
             return None  # half of something; the pipeline writes it anew
-        return manifest if manifest.config_sha256 == self._config.sha256() else None
+        if not self._recipe.made(manifest):
+            return None
+        session.say(f"finished before: {manifest.file}, sha256 {manifest.sha256}")
+        return manifest
 
     def _tracked(self, session: JobSession) -> TrackedRun:
-        config = self._config
+        code = session.record.code
         return start_run(
             "finetune",
-            f"{config.name} {config.version}",
+            f"{self._recipe.name} {self._recipe.version}",
             tags={
                 "carril.job_id": session.submission_id,
-                "config.sha256": config.sha256(),
-                "code.commit": session.record.code.commit or "",
-                "code.dirty": str(session.record.code.dirty),
+                "config.sha256": self._recipe.sha256,
+                "code.commit": code.commit or "",
+                "code.dirty": str(code.dirty),
             },
-            params={
-                "name": config.name,
-                "version": config.version,
-                "seed": config.seed,
-                **{f"optim.{k}": v for k, v in config.optim.model_dump(mode="json").items()},
-            },
+            params=self._recipe.params(),
             home=home_dir(),
             say=session.say,
         )
 
-    def _train(self, session: JobSession, run: TrackedRun) -> dict[str, Any]:
-        from training.data.dataset import write_dataset
-        from training.pipeline import install
-        from training.pipeline import run as run_pipeline
+    def _train(self, session: JobSession, run: TrackedRun) -> ModelManifest:
+        try:
+            manifest = self._recipe.train(session, run, self._out)
+            if self._install_to is not None:
+                from training.pipeline import install
 
-        session.say("writing the dataset")
-        dataset = write_dataset(self._config.data, self._out / "data")
-        self._write_lock(session, dataset)
-        run.set_tags({"dataset.sha256": dataset.sha256})
-        run.log_artifact(self._out / LOCK_FILE)
-
-        def report(line: str) -> None:
-            session.say(line)
-            part = parse(line)
-            if part is not None and part.metrics:
-                run.log_metrics(part.metrics, step=part.done)
-            session.stop_here()
-
-        with session.stopping_at_checkpoints():
-            manifest = run_pipeline(self._config, self._out, report=report)
-        if self._install_to is not None:
-            install(self._out, manifest, self._install_to)
+                install(self._out, manifest, self._install_to)
+        except TrainingError as error:
+            raise JobError(str(error)) from error
+        except OSError as error:
+            raise JobError(f"{error}; what is done is kept, go on with --resume") from error
         run.set_tags({"model.sha256": manifest.sha256})
         run.log_metrics(_numbers(manifest))
-        for name in ("metrics.json", f"{self._config.name}.manifest.json"):
-            run.log_artifact(self._out / name)
-        self.manifest = manifest
+        run.log_artifact(self._out / f"{self._recipe.name}.manifest.json")
         session.say(f"{manifest.file}: {manifest.size_bytes:,} bytes, sha256 {manifest.sha256}")
-        return self._report(manifest)
-
-    def _write_lock(self, session: JobSession, dataset: "DatasetManifest") -> None:
-        lock = run_lock(self._config, self._config_path, dataset, session.record.code)
-        path = self._out / LOCK_FILE
-        if path.exists() and (self._out / _CHECKPOINT).exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            for line in differences(before, lock):
-                session.say(f"changed since this training began: {line}")
-            lock["resumed_from"] = [*before.pop("resumed_from", []), before]
-        text = to_text(lock)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-        session.folder.put(LOCK_FILE, text)
-
-    def _report(self, manifest: ModelManifest) -> dict[str, Any]:
-        return {"out": str(self._out), "manifest": manifest.model_dump(mode="json")}
+        return manifest
 
 
 class FinetuneResult(NamedTuple):
@@ -232,8 +153,8 @@ def run_finetune(
     submitted = ray_submission_id()
     nice = submitted is not None
     try:
-        config = load_config(config_path)
-        sha256 = config.sha256()
+        recipe = load_recipe(config_path)
+        sha256 = recipe.sha256
         if expected_sha256 not in (None, sha256):
             raise ConfigError(
                 f"{str(config_path)!r} was edited after the job was submitted: its content has "
@@ -249,8 +170,8 @@ def run_finetune(
         )  # fmt: skip
         return FinetuneResult(code, None, None)
     work = work_id("finetune", config_sha256=sha256, code_identity=code_state().identity)
-    out = out or home / "training" / f"{config.name}-{sha256[:12]}"
-    body = Finetuning(config, config_path, out, resume=resume, install_to=install_to)
+    out = out or home / "training" / f"{recipe.name}-{sha256[:12]}"
+    body = Finetuning(recipe, out, resume=resume, install_to=install_to)
     code = run_job(
         "finetune",
         submitted or local_id(work),
