@@ -153,6 +153,7 @@ class _Tally:
         self.praised: Counter[Claim] = Counter()
         self.n_untrue_texts = self.n_praised_texts = 0
         self.examples: list[Example] = []
+        self.textless: list[Example] = []
 
     def add_vote(self, vote: Vote) -> None:
         self.n_votes += 1
@@ -187,8 +188,9 @@ class _Tally:
             counts["blamed"] += rated.blamed
             counts["wrong_intent"] += rated.category == Category.WRONG_INTENT
         untrue = rated.category in HALLUCINATIONS
-        if untrue and len(self.examples) < _MAX_EXAMPLES:
-            self.examples.append(
+        examples = self.examples if vote.answer is not None else self.textless
+        if untrue and len(examples) < _MAX_EXAMPLES:
+            examples.append(
                 Example(
                     inference_id=vote.target,
                     category=rated.category or "",
@@ -227,7 +229,7 @@ class _Tally:
             },
             intents=self._intents(settings),
             patterns=self._patterns(settings),
-            examples=tuple(self.examples),
+            examples=tuple([*self.examples, *self.textless][:_MAX_EXAMPLES]),
         )
 
     def _metrics(self, settings: Settings) -> tuple[MetricResult, ...]:

@@ -25,7 +25,10 @@ EXIT_USAGE = 2
 EXIT_INFRASTRUCTURE = 3
 
 feedback_app = typer.Typer(
-    name="feedback", help="Analyse, export and report what users said.", no_args_is_help=True
+    name="feedback",
+    help="Analyse, export and report what users said.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 EventsOption = Annotated[

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shutil
 import subprocess
 import sys
 import uuid
@@ -10,11 +12,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from tests.integration.conftest import CHAT_PATH, Cluster, chat, wait_until
 from tests.integration.gateway.load import client
 
 PATH = "/v1/feedback"
+README = Path(__file__).parents[3] / "README.md"
 DECLARED = {"metrics": {"lead": {"type": "boolean", "level": "episode", "direction": "increase"}}}
 
 
@@ -66,6 +70,17 @@ def test_both_forms_are_stored_before_they_are_acknowledged(cluster: Cluster) ->
     [line] = [x for x in exported(cluster) if x["inference_id"] == inference_id]
     assert (line["thumbs"], line["rating"], line["unit"]) == ("up", 2, session)
     assert cluster.total("carril_feedback_total", metric="thumbs", result="accepted") >= 2
+
+
+def test_the_commands_of_the_readme_work(cluster: Cluster) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed (Debian: apt-get install curl)")
+    [commands] = re.findall(r"```bash\n(id=\$\(curl [^`]+)```", README.read_text(encoding="utf-8"))
+    script = commands.replace("http://127.0.0.1:8000", cluster.url)
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["metrics"] == ["thumbs", "category", "correction"], done.stderr
+    assert len(stored(cluster, answer["inference_id"])) == 3
 
 
 def test_replays_on_any_gateway_are_one_vote_and_other_bodies_conflict(cluster: Cluster) -> None:

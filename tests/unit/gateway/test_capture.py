@@ -106,3 +106,17 @@ async def test_long_conversations_are_left_out_and_counted(make_gateway: MakeGat
 )
 def test_labels_of_an_answer(answer: str, labels: AnswerLabels) -> None:
     assert labels_of(answer) == labels
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_outcome_says_what_the_answer_calls_itself(
+    make_gateway: MakeGateway, stream: bool
+) -> None:
+    gateway = make_gateway(engines={"stable": {"echo": {"tag": ""}}})
+    said = '{"response":"Dime","intent":"saludo","confidence":0.91}'
+    async with gateway.client() as client:
+        await client.post(CHAT_PATH, json=asking(said, stream=stream))
+        await client.post(CHAT_PATH, json=asking("klk", stream=stream))
+    await gateway.events.flush()
+    labels = [(outcome.intent, outcome.confidence) for outcome in gateway.outcomes()]
+    assert labels == [("saludo", 0.91), (None, None)]
