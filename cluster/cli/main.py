@@ -217,6 +217,14 @@ def evaluation(context: typer.Context) -> None:
     eval_app(args=context.args, prog_name="carril eval")
 
 
+@app.command(context_settings=_FORWARD)
+def retrain(context: typer.Context) -> None:
+    """Turn feedback into the next training: check, collect, review, prepare, submit."""
+    from cluster.cli.retrain import retrain_app
+
+    retrain_app(args=context.args, prog_name="carril retrain")
+
+
 def main() -> None:
     """Run the command line; the console script `carril`."""
     sys.exit(run(sys.argv[1:]))

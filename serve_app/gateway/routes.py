@@ -31,6 +31,7 @@ from serve_app.gateway.feedback_routes import add_feedback_route
 from serve_app.gateway.inference_ids import new_uuid7
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
 from serve_app.gateway.registry_routes import add_registry_routes
+from serve_app.gateway.retrain_routes import add_retrain_route
 from serve_app.gateway.service import Exchange
 from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
 
@@ -100,6 +101,7 @@ def build_api(gateway: GatewayState) -> FastAPI:
 
     add_feedback_route(api, route)
     add_registry_routes(api, route)
+    add_retrain_route(api, route)
 
     @api.get("/readyz")
     async def readyz() -> Response:
