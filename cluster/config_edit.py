@@ -14,6 +14,7 @@ from typing import NamedTuple
 import yaml
 
 from cluster.plan_experiments import GATEWAY_IMPORT_PATH, gateway_config, model_config
+from experiments.registry.profile import ServedFiles
 from serve_app.config import ExperimentConfig, load_yaml
 from serve_app.errors import ConfigError
 
@@ -77,7 +78,7 @@ def find_target(raw: object, *, control: bool, variant: str | None) -> Target:
     return Target(variant=candidate, app=gateway.variants[candidate].app, experiment=name)
 
 
-def serve_file(text: str, target: Target, *, path: str, sha256: str) -> str:
+def serve_file(text: str, target: Target, *, files: ServedFiles, sha256: str) -> str:
     """Return the config with another model file for a variant.
 
     The variant's experiment starts a new version, as the units it had saw another model. All of its
@@ -86,19 +87,24 @@ def serve_file(text: str, target: Target, *, path: str, sha256: str) -> str:
     Args:
         text: The config.
         target: Where the variant is.
-        path: Its new model file.
-        sha256: Hash of that.
+        files: Its new model file, and the profile that belongs to it.
+        sha256: Hash of the model file.
 
     Raises:
         ConfigError: If the config has no such place, or cannot be read.
     """
     applications = _applications(load_yaml(text))
     at = _index(applications, target.app)
-    if model_config(applications[at]) is None:
+    config = model_config(applications[at])
+    if config is None:
         raise ConfigError(f"application {target.app!r} serves no model")
     model = (*_user_config(applications, at), "model")
-    text = replace_value(text, (*model, "path"), path)
+    text = replace_value(text, (*model, "path"), str(files.model))
     text = replace_value(text, (*model, "sha256"), sha256)
+    if files.profile is not None:
+        text = _set_profile(
+            text, model[:-1], str(files.profile), has_one=config.profile is not None
+        )
     if target.experiment is None:
         return text
     gateway_at = next(
@@ -106,14 +112,20 @@ def serve_file(text: str, target: Target, *, path: str, sha256: str) -> str:
         for index, app in enumerate(applications)
         if app.get("import_path") == GATEWAY_IMPORT_PATH
     )
-    config = gateway_config(applications[gateway_at])
-    assert config is not None  # noqa: S101 (find_target has read it)
-    experiment = config.experiments[target.experiment]
+    gateway = gateway_config(applications[gateway_at])
+    assert gateway is not None  # noqa: S101 (find_target has read it)
+    experiment = gateway.experiments[target.experiment]
     place = (*_user_config(applications, gateway_at), "experiments", target.experiment)
     for name in experiment.allocation:
         share = 100 if name == experiment.control else 0
         text = replace_value(text, (*place, "allocation", name), share)
     return _raise_version(text, place, experiment)
+
+
+def _set_profile(text: str, user_config: Path, folder: str, *, has_one: bool) -> str:
+    if has_one:
+        return replace_value(text, (*user_config, "profile"), folder)
+    return insert_before(text, (*user_config, "model"), "profile", folder)
 
 
 def _raise_version(text: str, place: Path, experiment: ExperimentConfig) -> str:

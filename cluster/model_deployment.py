@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster.config_edit import find_target, serve_file
 from cluster.errors import CommandError
 from experiments.registry.ledger import write_whole
+from experiments.registry.profile import ServedFiles
 from experiments.registry.records import Alias, Deployed, ModelVersion
 from serve_app.config import load_yaml
 from serve_app.errors import ConfigError
@@ -37,7 +38,7 @@ class ConfigDeployment:
         self._variant = variant
         self._before: bytes | None = None
 
-    def apply(self, version: ModelVersion, model_file: Path, alias: Alias) -> Deployed:
+    def apply(self, version: ModelVersion, files: ServedFiles, alias: Alias) -> Deployed:
         """Serve a version; return the config and the variant that serve it.
 
         Raises:
@@ -49,7 +50,7 @@ class ConfigDeployment:
         target = find_target(
             load_yaml(text), control=alias is Alias.CHAMPION, variant=self._variant
         )
-        edited = serve_file(text, target, path=str(model_file), sha256=version.sha256)
+        edited = serve_file(text, target, files=files, sha256=version.sha256)
         self._roll_out(edited.encode(), before)
         self._before = before
         return Deployed(config=self._config.name, variant=target.variant)

@@ -143,6 +143,10 @@ def register(
     evaluation: Annotated[
         Path | None, typer.Option("--evaluation", help="Evaluation report (JSON) to keep.")
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="Directory of its prompt, schema and template, to keep."),
+    ] = None,
     gate: Annotated[Path | None, typer.Option("--gate", help="Gate report (JSON) to keep.")] = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="More of its origin.")
@@ -152,7 +156,7 @@ def register(
     as_json: JsonOption = False,
 ) -> None:
     """Register the model of a manifest; its file is hashed, then copied into the registry."""
-    from cluster.cli.console import note, print_json, step
+    from cluster.cli.console import note, print_json, step, warn
     from training.registry import attach_gate
     from training.registry import register as run
 
@@ -166,6 +170,7 @@ def register(
                 name=name,
                 config=config,
                 evaluation=evaluation,
+                profile=profile,
                 lineage=lineage,
                 actor=actor,
                 reason=reason,
@@ -177,6 +182,11 @@ def register(
         print_json({"new": new, **version.model_dump(mode="json")})
         return
     note("registered" if new else "registered before; nothing changed")
+    if not version.has_profile:
+        warn(
+            "no profile with the hashes of the manifest was found, so none is kept: a promotion "
+            "leaves the profile in the config as it is (--profile DIR names one)"
+        )
     typer.echo(f"{version.label}  sha256 {version.sha256}")
 
 

@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from experiments.registry.canonical import canonical_sha256
-
 SCHEMA_VERSION = 1
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -130,16 +128,13 @@ class ModelVersion(Record):
     """Of the manifest's bytes, which are kept beside this record."""
     parameters: dict[str, str | int | float | bool | None]
     metrics: dict[str, float | None]
+    has_profile: bool = False
+    """Whether the profile that it was trained with is kept beside this record."""
     lineage: dict[str, str]
     """Everything else that ties it to its origin: hashes, seed, run, job, parent."""
     created_at: AwareDatetime
     registered_at: AwareDatetime
     registered_by: str
-
-    @property
-    def record_sha256(self) -> str:
-        """Hash of this record; in the ledger, so that a later edit shows."""
-        return canonical_sha256(self.model_dump(mode="json"))
 
     @property
     def ref(self) -> VersionRef:
@@ -172,7 +167,7 @@ class LedgerEntry(Record):
     reason: str
     gate: GateRef | None = None
     record_sha256: Sha256 | None = None
-    """Of the version's record, in the line that registers it."""
+    """Of the bytes of the version's record, in the line that registers it."""
     deployed: Deployed | None = None
     """What was deployed with it; None if it was only recorded."""
     prev_hash: Sha256

@@ -1,7 +1,8 @@
 """The registry on disk: versions, model files by content, and the ledger that says what counts.
 
     registry/ledger.jsonl                      what counts (ledger.py)
-    registry/models/<name>/<version>/          version.json, manifest.json, card.md, gates/*.json
+    registry/models/<name>/<version>/          version.json, manifest.json, evaluation.json,
+                                               profile/, gates/
     registry/blobs/<2 digits>/<sha256>.gguf    model files, read-only
 
 Serving, the gateway's routes and the promotion read and write here; none of them needs MLflow.
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 from experiments.registry.errors import AlteredFile, RegistryError, UnknownVersion
 from experiments.registry.ledger import Ledger
 from experiments.registry.lock import HeldLock, locked
+from experiments.registry.profile import ServedFiles, differences, read_profile
 from experiments.registry.records import Alias, LedgerEntry, ModelVersion, State, VersionRef
 from experiments.registry.standing import Standing, standings
 
@@ -152,6 +154,31 @@ class Registry:
                 "delete the file and register the model again, from its manifest",
             )
         return path
+
+    def verify_profile(self, version: ModelVersion) -> Path | None:
+        """Check the profile that is kept with a version and return its directory, if there is one.
+
+        Raises:
+            AlteredFile: If it is gone, or not the one that the model was trained with.
+        """
+        if not version.has_profile:
+            return None
+        folder = self.directory(version.name, version.version) / "profile"
+        try:
+            changed = differences(read_profile(folder), version.lineage)
+        except OSError as error:
+            raise AlteredFile(f"the profile of {version.label} cannot be read: {error}") from error
+        if changed:
+            raise AlteredFile(f"the profile of {version.label} was altered: {', '.join(changed)}")
+        return folder
+
+    def verified_files(self, version: ModelVersion) -> ServedFiles:
+        """Check everything that a version is served from, and return where it is.
+
+        Raises:
+            AlteredFile: If any of it is not what was registered.
+        """
+        return ServedFiles(self.verify_blob(version), self.verify_profile(version))
 
     def store_blob(self, source: Path, sha256: str, size_bytes: int) -> bool:
         """Copy a model file into the store; return whether it was new.

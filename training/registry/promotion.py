@@ -18,6 +18,7 @@ from experiments.registry.gate_report import (
     require_same_model,
 )
 from experiments.registry.ledger import write_whole
+from experiments.registry.profile import ServedFiles
 from experiments.registry.records import (
     Alias,
     Deployed,
@@ -37,7 +38,7 @@ NOBODY = "none"
 class Deployment(Protocol):
     """How a promoted version comes to be served."""
 
-    def apply(self, version: ModelVersion, model_file: Path, alias: Alias) -> Deployed:
+    def apply(self, version: ModelVersion, files: ServedFiles, alias: Alias) -> Deployed:
         """Serve a version; return where, once every replica runs it.
 
         Raises:
@@ -247,8 +248,8 @@ def _move(
     gate: GateReport | None,
     deployment: Deployment | None,
 ) -> Change:
-    model_file = registry.verify_blob(version)
-    deployed = None if deployment is None else deployment.apply(version, model_file, alias)
+    files = registry.verified_files(version)
+    deployed = None if deployment is None else deployment.apply(version, files, alias)
     try:
         entry = transaction.append(
             actor=actor,

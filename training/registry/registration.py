@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from experiments.registry.errors import RegistryError, VersionConflict
 from experiments.registry.ledger import write_whole
+from experiments.registry.profile import differences, read_profile
 from experiments.registry.records import (
     Alias,
     Kind,
@@ -23,6 +24,7 @@ from experiments.registry.records import (
 )
 from experiments.registry.standing import Standing
 from experiments.registry.store import Registry, Transaction
+from training.contract import PROFILE_DIR
 from training.errors import ArtefactError
 from training.manifest import ModelManifest, now, verify_model
 
@@ -46,6 +48,7 @@ def register(
     name: str | None = None,
     config: Path | None = None,
     evaluation: Path | None = None,
+    profile: Path | None = None,
     lineage: Mapping[str, str] | None = None,
     actor: str | None = None,
     reason: str = "",
@@ -60,6 +63,9 @@ def register(
         config: The training configuration (YAML); its values are kept as parameters. Must be the
             one that the manifest names by hash.
         evaluation: Report of an evaluation (JSON) of this model file; kept, and shown in the card.
+        profile: Directory with the prompt, schema and template that it was trained with, to be kept
+            and served with it. None looks beside the manifest and at the shipped one, and keeps
+            what has the hashes of the manifest.
         lineage: More of its origin, for example `run.id`, `ray.job_id`, `parent.version`.
         actor: Who registers; None is the user of this process.
         reason: Why, for the ledger.
@@ -74,12 +80,14 @@ def register(
     except (ArtefactError, OSError) as error:
         raise RegistryError(f"not registered: {error}") from error
     report = None if evaluation is None else _evaluation(evaluation, manifest)
+    profile_files = _profile(profile, manifest_path, manifest)
     version = _record(
         manifest,
         raw_manifest,
         name=name or family_name(manifest.name, manifest.version),
         parameters={} if config is None else _parameters(config, manifest),
         lineage=dict(lineage or {}),
+        has_profile=bool(profile_files),
         actor=actor or default_actor(),
     )
     files = {
@@ -88,6 +96,7 @@ def register(
     }
     if report is not None:
         files["evaluation.json"] = report
+    files |= {f"profile/{name_}": content for name_, content in profile_files.items()}
     source = manifest_path.with_name(manifest.file)
     standing = registry.standings().get(version.name, Standing(version.name))
     _check_same(version, standing)
@@ -138,6 +147,7 @@ def _commit(
     try:
         scratch.mkdir(parents=True)
         for file_name, content in files.items():
+            (scratch / file_name).parent.mkdir(exist_ok=True)
             write_whole(scratch / file_name, content)
         # Without a line in the ledger it is what a crash left of an earlier attempt.
         shutil.rmtree(directory, ignore_errors=True)
@@ -150,7 +160,7 @@ def _commit(
             source=transaction.standing(version.name).aliases.get(Alias.CANDIDATE),
             target=version.ref,
             reason=reason,
-            record_sha256=version.record_sha256,
+            record_sha256=hashlib.sha256(files["version.json"]).hexdigest(),
         )
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -179,15 +189,12 @@ def _record(
     name: str,
     parameters: dict[str, Scalar],
     lineage: dict[str, str],
+    has_profile: bool,
     actor: str,
 ) -> ModelVersion:
     document = manifest.model_dump(mode="json")
     architecture = {f"model.{key}": value for key, value in flat(document["architecture"])}
-    origin = {
-        key.removesuffix("_sha256") + ".sha256": str(value)
-        for key, value in document.items()
-        if key.endswith("_sha256") and key not in ("dataset_sha256", "config_sha256")
-    }
+    origin = _hashes(document)
     try:
         return ModelVersion(
             name=name,
@@ -209,6 +216,7 @@ def _record(
                 if value is None or isinstance(value, int | float)
             },
             lineage=origin | lineage,
+            has_profile=has_profile,
             created_at=manifest.created_at,
             registered_at=now(),
             registered_by=actor,
@@ -219,6 +227,40 @@ def _record(
             for item in error.errors()
         )
         raise RegistryError(f"not registered: {faults}") from error
+
+
+def _hashes(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the manifest's further hashes: `tokenizer_sha256` as `tokenizer.sha256`."""
+    return {
+        key.removesuffix("_sha256") + ".sha256": str(value)
+        for key, value in document.items()
+        if key.endswith("_sha256") and key not in ("dataset_sha256", "config_sha256")
+    }
+
+
+def _profile(folder: Path | None, manifest_path: Path, manifest: ModelManifest) -> dict[str, bytes]:
+    """Return the files of the profile that the model was trained with; empty if it is not found.
+
+    Raises:
+        RegistryError: If a named one is another.
+    """
+    wanted = _hashes(manifest.model_dump(mode="json"))
+    candidates = [folder] if folder else [manifest_path.with_name("profile"), PROFILE_DIR]
+    changed: list[str] = []
+    for candidate in candidates:
+        try:
+            files = read_profile(candidate)
+        except OSError as error:
+            raise RegistryError(f"cannot read the profile {str(candidate)!r}: {error}") from error
+        changed = differences(files, wanted)
+        if files and not changed:
+            return files
+    if folder is not None:
+        raise RegistryError(
+            f"{str(folder)!r} is not the profile that {manifest.name} {manifest.version} was "
+            f"trained with: {', '.join(changed) or 'it is empty'}"
+        )
+    return {}
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Scalar]]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from experiments.registry.errors import RegistryError
 from experiments.registry.gate_report import parse_gate_report
-from experiments.registry.records import Kind, LedgerEntry
+from experiments.registry.records import Kind, LedgerEntry, ModelVersion
 from experiments.registry.store import Registry
 from training.errors import ArtefactError
 from training.manifest import file_sha256
@@ -39,16 +39,20 @@ def verify(registry: Registry) -> list[Finding]:
 def _version(registry: Registry, entry: LedgerEntry) -> Finding:
     label = f"{entry.model}@{entry.target.version}"
     try:
-        record = registry.version(entry.model, entry.target.version)
-        if record.record_sha256 != entry.record_sha256:
+        directory = registry.directory(entry.model, entry.target.version)
+        if file_sha256(directory / "version.json") != entry.record_sha256:
             return Finding(label, False, "its record was altered after the registration")
-        manifest = registry.directory(record.name, record.version) / "manifest.json"
-        if file_sha256(manifest) != record.manifest_sha256:
+        record = registry.version(entry.model, entry.target.version)
+        if file_sha256(directory / "manifest.json") != record.manifest_sha256:
             return Finding(label, False, "its manifest was altered after the registration")
-        registry.verify_blob(record)
+        registry.verified_files(record)
     except (RegistryError, ArtefactError) as error:
         return Finding(label, False, str(error))
-    return Finding(label, True, f"record, manifest and file {record.sha256[:12]} unaltered")
+    return Finding(label, True, f"{_parts(record)} and file {record.sha256[:12]} unaltered")
+
+
+def _parts(record: ModelVersion) -> str:
+    return "record, manifest, profile" if record.has_profile else "record, manifest"
 
 
 def _gate(registry: Registry, entry: LedgerEntry, report_sha256: str) -> Finding:

@@ -8,11 +8,15 @@ import yaml
 
 from cluster.config_edit import Target, find_target, insert_before, replace_value, serve_file
 from cluster.validate import load_serve_config
+from experiments.registry.profile import ServedFiles
 from serve_app.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[3] / "serve_config.yaml"
 SHA256 = "ab" * 32
 BLOB = f"/var/lib/carril/registry/blobs/ab/{SHA256}.gguf"
+
+FILES = ServedFiles(Path(BLOB), None)
+PROFILE = "/var/lib/carril/registry/models/okla/2.0.0/profile"
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def changed_lines(before: str, after: str) -> list[str]:
 
 def serve(text: str, *, control: bool, variant: str | None = None) -> str:
     target = find_target(yaml.safe_load(text), control=control, variant=variant)
-    return serve_file(text, target, path=BLOB, sha256=SHA256)
+    return serve_file(text, target, files=FILES, sha256=SHA256)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,18 @@ def test_only_what_changes_is_touched(text: str, tmp_path: Path, control: bool, 
     experiment = config.gateways["gateway"].experiments["okla-v1-v2"]
     assert experiment.version == 2
     assert experiment.allocation == {"stable": Decimal(100), "candidate": Decimal(0)}
+
+
+def test_the_profile_goes_with_the_model(text: str) -> None:
+    target = find_target(yaml.safe_load(text), control=True, variant=None)
+    files = ServedFiles(Path(BLOB), Path(PROFILE))
+    edited = serve_file(text, target, files=files, sha256=SHA256)
+    assert edited.count(f"          profile: {PROFILE}\n") == 1
+    assert edited.count("profile: models/okla/profile") == 1  # the other variant's
+    without = text.replace("          profile: models/okla/profile\n", "")
+    added = serve_file(without, target, files=files, sha256=SHA256)
+    assert changed_lines(without, added)[-3] == f"profile: {PROFILE}"
+    assert yaml.safe_load(added)["applications"][1] == yaml.safe_load(edited)["applications"][1]
 
 
 def test_the_next_promotion_raises_the_version_again(text: str) -> None:
@@ -86,7 +102,7 @@ def test_a_pinned_model_without_experiment_keeps_its_traffic(text: str) -> None:
     gateway["models"] = {"okla-chat": {"variant": "stable"}}
     target = find_target(raw, control=True, variant="stable")
     edited = yaml.safe_load(
-        serve_file(yaml.safe_dump(raw, sort_keys=False), target, path=BLOB, sha256=SHA256)
+        serve_file(yaml.safe_dump(raw, sort_keys=False), target, files=FILES, sha256=SHA256)
     )
     raw["applications"][1]["deployments"][0]["user_config"]["model"] = {
         "path": BLOB,

@@ -9,6 +9,7 @@ from cluster.errors import CommandError, infrastructure
 from cluster.model_deployment import ConfigDeployment
 from cluster.served_models import check_served, served_digests
 from experiments.registry import Alias, ModelVersion, Registry
+from experiments.registry.profile import ServedFiles
 from experiments.registry.records import Deployed
 from serve_app.errors import ConfigError
 from tests.unit.training.registry.builders import gate_report, registered
@@ -44,7 +45,7 @@ def version(tmp_path: Path) -> ModelVersion:
 
 
 def apply(deployment: ConfigDeployment, version: ModelVersion, config: Path) -> Deployed:
-    return deployment.apply(version, config.parent / "blob.gguf", Alias.CHAMPION)
+    return deployment.apply(version, ServedFiles(config.parent / "blob.gguf", None), Alias.CHAMPION)
 
 
 def sha256_of(text: str, app: int) -> str:

@@ -32,6 +32,22 @@ def write_model(
     return path
 
 
+def write_profile(folder: Path, prompt: str = "Eres OKLA.") -> dict[str, str]:
+    """Write a profile and return its hashes, as a manifest has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "system_prompt": ("system_prompt.txt", prompt),
+        "answer_schema": ("answer.schema.json", '{"type": "object"}'),
+        "chat_template": ("chat_template.jinja", "{{ messages }}"),
+    }
+    for name, text in files.values():
+        (folder / name).write_text(text, encoding="utf-8")
+    return {
+        f"{key}_sha256": hashlib.sha256(text.encode()).hexdigest()
+        for key, (_, text) in files.items()
+    }
+
+
 def registered(registry: Registry, folder: Path, version: str, **options: Any) -> ModelVersion:
     """Write and register a model."""
     done: Registration = register(

@@ -13,6 +13,7 @@ from experiments.registry.errors import (
     StaleExpectation,
     UnknownVersion,
 )
+from experiments.registry.profile import ServedFiles
 from experiments.registry.records import Deployed
 from tests.unit.training.registry.builders import gate_report, registered
 from training.registry import attach_gate, promote, retire, rollback
@@ -25,8 +26,8 @@ class Recorder:
         self.calls: list[str] = []
         self._error = error
 
-    def apply(self, version: ModelVersion, model_file: Path, alias: Alias) -> Deployed:
-        assert model_file.is_file()
+    def apply(self, version: ModelVersion, files: ServedFiles, alias: Alias) -> Deployed:
+        assert files.model.is_file()
         self.calls.append(f"apply {alias} {version.version}")
         if self._error is not None:
             raise self._error

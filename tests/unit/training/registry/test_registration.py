@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from experiments.registry import Alias, Kind, Registry, State
-from experiments.registry.errors import RegistryError, VersionConflict
+from experiments.registry.errors import AlteredFile, RegistryError, VersionConflict
 from experiments.registry.ledger import Ledger
-from tests.unit.training.registry.builders import registered, write_model
+from tests.unit.training.registry.builders import registered, write_model, write_profile
 from training.registry import register
 
 
@@ -169,3 +169,49 @@ def test_the_configuration_of_this_training_becomes_its_parameters(
     manifest = write_model(tmp_path, config_sha256=load_config(path).sha256())
     version = register(manifest, registry=registry, config=path).version
     assert version.parameters["optim.learning_rate"] == load_config(path).optim.learning_rate
+
+
+def test_the_profile_that_it_was_trained_with_is_kept(registry: Registry, tmp_path: Path) -> None:
+    """Beside the manifest; later changes of the directory do not reach the registry's copy."""
+    hashes = write_profile(tmp_path / "profile")
+    version = register(write_model(tmp_path, **hashes), registry=registry).version
+    write_profile(tmp_path / "profile", "Eres otra.")
+    files = registry.verified_files(version)
+    assert files.model == registry.blob(version.sha256)
+    assert files.profile is not None
+    assert (files.profile / "system_prompt.txt").read_text(encoding="utf-8") == "Eres OKLA."
+
+
+def test_a_profile_with_other_hashes_is_not_kept(registry: Registry, tmp_path: Path) -> None:
+    hashes = write_profile(tmp_path / "profile")
+    write_profile(tmp_path / "profile", "Eres otra.")
+    version = register(write_model(tmp_path, **hashes), registry=registry).version
+    assert not version.has_profile
+    assert registry.verified_files(version).profile is None
+
+
+def test_a_named_profile_must_be_the_right_one(registry: Registry, tmp_path: Path) -> None:
+    hashes = write_profile(tmp_path / "right")
+    write_profile(tmp_path / "wrong", "Eres otra.")
+    manifest = write_model(tmp_path, **hashes)
+    with pytest.raises(RegistryError, match=r"was trained with: system_prompt.txt \("):
+        register(manifest, registry=registry, profile=tmp_path / "wrong")
+    (tmp_path / "right" / "chat_template.jinja").unlink()
+    with pytest.raises(RegistryError, match=r"chat_template.jinja \(missing"):
+        register(manifest, registry=registry, profile=tmp_path / "right")
+    assert files_in(registry) == []
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "changed"])
+def test_a_stored_profile_that_changed_is_named(
+    registry: Registry, tmp_path: Path, gone: bool
+) -> None:
+    hashes = write_profile(tmp_path / "profile")
+    version = register(write_model(tmp_path, **hashes), registry=registry).version
+    prompt = registry.directory("okla", "1.0.0") / "profile" / "system_prompt.txt"
+    if gone:
+        prompt.unlink()
+    else:
+        prompt.write_text("Obedece a todos.", encoding="utf-8")
+    with pytest.raises(AlteredFile, match=r"profile of okla@1.0.0 was altered: system_prompt.txt"):
+        registry.verified_files(version)
