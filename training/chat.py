@@ -10,6 +10,9 @@ from training.data.generator import Message
 from training.tokenizer import BOS, EOT, HEADER_END, HEADER_START, special_id
 
 ASSISTANT = "assistant"
+SYSTEM = "system"
+
+_INTENT_OPENING = '{"intent":"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,10 @@ class ChatEncoder:
             special_id(tokenizer, t) for t in (BOS, HEADER_START, HEADER_END, EOT)
         )
         self._break = self.text_ids("\n\n")
-        self.system_ids: tuple[int, ...] = (self._bos, *self._message("system", system_prompt()))
+        self.system_ids: tuple[int, ...] = (self._bos, *self._message(SYSTEM, system_prompt()))
+        """What a conversation without inventory begins with."""
+        # What follows the prompt in a system message merges with its last piece, the full stop.
+        self.shared_ids: tuple[int, ...] = self.system_ids[:-2]
         """What every conversation begins with."""
 
     def text_ids(self, text: str) -> list[int]:
@@ -46,42 +52,57 @@ class ChatEncoder:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return system prompt, messages and the opening of the reply."""
-        turns = [token for m in messages for token in self._message(m.role, m.content)]
-        return [*self.system_ids, *turns, *self._header(ASSISTANT)]
+        opening, turns = self._opening(messages)
+        return [
+            *opening,
+            *(token for m in turns for token in self._message(m.role, m.content)),
+            *self._header(ASSISTANT),
+        ]
 
     def encode(self, messages: Sequence[Message], *, max_tokens: int) -> Encoded:
         """Return a conversation for training, its oldest turns dropped until it fits.
 
         Args:
-            messages: User and assistant in turns; the last one is the answer to learn.
+            messages: Perhaps a system message, then user and assistant in turns; the last one is
+                the answer to learn.
             max_tokens: Longest sequence.
 
         Raises:
             ValueError: If not even the last turn fits.
         """
-        for first in range(0, len(messages) - 1, 2):
-            encoded = self._encode(messages[first:])
+        opening, turns = self._opening(messages)
+        for first in range(0, len(turns) - 1, 2):
+            encoded = self._encode(opening, turns[first:])
             if len(encoded.ids) <= max_tokens:
                 return encoded
         raise ValueError(f"The last turn does not fit into {max_tokens} tokens: {messages[-2]!r}")
 
     def encode_intent(self, text: str, intent: str) -> Encoded:
-        """Return the exercise of naming the intent of one message right after its end.
-
-        What the network finds out there, every later token of a real answer can look up. In a
-        conversation that place is followed by markup, which is never learnt, so the two agree.
+        """Return the exercise of naming the intent of one message, as the answer begins.
 
         Args:
             text: What a customer wrote.
             intent: Its intent.
         """
-        question = [*self.system_ids, *self._message("user", text)]
-        name = [*self.text_ids(intent), self.eot_id]
-        learn = [False] * len(question) + [True] * len(name)
-        return Encoded(ids=(*question, *name), learn=tuple(learn))
+        question = [*self.system_ids, *self._message("user", text), *self._header(ASSISTANT)]
+        # Cut out of the whole text: what stands at the border decides how it is split.
+        before = self.text_ids(_INTENT_OPENING)
+        named = self.text_ids(f'{_INTENT_OPENING}{intent}","')
+        if named[: len(before)] != before:
+            raise ValueError(f"The tokenizer joins the opening of the answer and {intent!r}")
+        learn = [False] * (len(question) + len(before)) + [True] * (len(named) - len(before))
+        return Encoded(ids=(*question, *named), learn=tuple(learn))
 
-    def _encode(self, messages: Sequence[Message]) -> Encoded:
-        ids = list(self.system_ids)
+    def _opening(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], Sequence[Message]]:
+        if messages[0].role != SYSTEM:
+            return self.system_ids, messages
+        opening = (self._bos, *self._message(SYSTEM, messages[0].content))
+        if opening[: len(self.shared_ids)] != self.shared_ids:
+            raise ValueError(f"A system message must begin with the prompt: {messages[0]!r}")
+        return opening, messages[1:]
+
+    def _encode(self, opening: Sequence[int], messages: Sequence[Message]) -> Encoded:
+        ids = list(opening)
         learn = [False] * len(ids)
         for message in messages:
             # Earlier replies may be plain text, which the model must never write.

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -58,6 +58,10 @@ class ModelConfig(_Config):
 class OptimConfig(_Config):
     """AdamW with a warm-up and a cosine, first over intents, then over whole answers as well."""
 
+    n_phrases: Annotated[int, Field(gt=0)] = 20_000
+    """Different messages whose intent is learnt."""
+    warm_start_epochs: Annotated[int, Field(ge=0)] = 3
+    """Passes of the bag-of-tokens classifier whose embeddings the network begins with."""
     n_steps: Annotated[int, Field(gt=0)]
     n_intent_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the start that learn to name intents only: five times as many phrases per second."""
@@ -96,6 +100,9 @@ class TrainConfig(_Config):
     seed: int = 42
     threads: Annotated[int, Field(gt=0)] = 2
     """CPU threads. Part of the configuration: sums in another order give other weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products in forward and backward passes; weights and their updates are float32.
+    bfloat16 needs a CPU with AVX512-BF16 or AMX, or a GPU: on others it is slower."""
     data: DataConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()

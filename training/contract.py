@@ -47,9 +47,10 @@ class LeadSignals(_Contract):
 class Answer(_Contract):
     """One reply of the assistant, fields in the order in which the model writes them."""
 
-    response: Annotated[str, Field(max_length=MAX_RESPONSE_CHARS)]
     intent: str
+    """First: its probability is then the model's belief, and the reply follows from it."""
     confidence: Annotated[float, Field(ge=0, le=1)]
+    response: Annotated[str, Field(max_length=MAX_RESPONSE_CHARS)]
     lead_signals: LeadSignals
     handoff: bool
     quick_replies: Annotated[

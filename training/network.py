@@ -41,6 +41,12 @@ def build_network(config: TrainConfig) -> LlamaForCausalLM:
     return LlamaForCausalLM(llama).to(torch.float32)
 
 
+def start_embeddings(network: LlamaForCausalLM, embeddings: Tensor) -> None:
+    """Set the token embeddings, which are tied to the output, before a training begins."""
+    with torch.no_grad():
+        network.model.embed_tokens.weight.copy_(embeddings)
+
+
 def count_parameters(network: LlamaForCausalLM) -> int:
     """Return the number of weights, tied ones once."""
     return sum(p.numel() for p in network.parameters())
@@ -62,17 +68,20 @@ def batch_loss(network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ..
         batch: Padded conversations.
         prefix: What all of them begin with.
     """
-    ids = torch.tensor(batch.ids)  # (n_conversations, width) int64
-    learn = torch.tensor(batch.learn)
+    device = network.device
+    ids = torch.tensor(batch.ids, device=device)  # (n_conversations, width) int64
+    learn = torch.tensor(batch.learn, device=device)
     n_prefix = len(prefix)
-    shared = network.model(torch.tensor([prefix]), past_key_values=DynamicCache(), use_cache=True)
+    opening = torch.tensor([prefix], device=device)
+    shared = network.model(opening, past_key_values=DynamicCache(), use_cache=True)
     cache = shared.past_key_values
     cache.batch_repeat_interleave(len(ids))
     inputs, targets = ids[:, n_prefix:-1], ids[:, n_prefix + 1 :]
-    positions = torch.arange(n_prefix, n_prefix + inputs.shape[1]).unsqueeze(0)
+    positions = torch.arange(n_prefix, n_prefix + inputs.shape[1], device=device).unsqueeze(0)
     hidden = network.model(inputs, past_key_values=cache, position_ids=positions).last_hidden_state
     chosen = learn[:, n_prefix + 1 :]
-    logits = network.lm_head(hidden[chosen])  # (n_learnt, n_vocab) float32
+    # Whatever the products' precision, probabilities are summed in float32.
+    logits = network.lm_head(hidden[chosen]).float()  # (n_learnt, n_vocab)
     return functional.cross_entropy(logits, targets[chosen], reduction="sum")
 
 

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from training.chat import ChatEncoder
 from training.config import TrainConfig
 from training.contract import PROFILE_DIR
-from training.data.catalog import load_catalog
+from training.data.catalog import Split, intent_names, load_catalog
 from training.data.dataset import write_dataset, write_text
-from training.data.generator import Conversation, generate
+from training.data.generator import Conversation, generate, phrases
 from training.evaluate import EvalReport, evaluate
 from training.export.gguf_writer import write_gguf
 from training.export.quantise import quantise
@@ -55,10 +55,10 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     tokenizer_sha256 = save_tokenizer(tokenizer, out_dir / "tokenizer.json")
 
     result = _train(config, tokenizer, out_dir, report)
-    heldout = list(generate(config.data, "heldout"))
+    heldout = list(generate(config.data, Split.HELDOUT))
     encoder = ChatEncoder(tokenizer)
     encoded = [encoder.encode(c.messages, max_tokens=config.optim.max_tokens) for c in heldout]
-    heldout_loss = mean_loss(result.network, encoded, prefix=encoder.system_ids)
+    heldout_loss = mean_loss(result.network, encoded, prefix=encoder.shared_ids)
     report(f"held-out loss {heldout_loss:.3f} nats per token")
 
     model, tensor_types = _export(config, result, tokenizer, out_dir, report)
@@ -93,11 +93,15 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
 def _train(config: TrainConfig, tokenizer: Tokenizer, out_dir: Path, report: Report) -> TrainResult:
     encoder = ChatEncoder(tokenizer)
     limit = config.optim.max_tokens
-    conversations = list(generate(config.data, "train"))
+    said = list(phrases(config.data, config.optim.n_phrases))
+    number = {intent: i for i, intent in enumerate(intent_names())}
     data = TrainingSet(
-        answers=[encoder.encode(c.messages, max_tokens=limit) for c in conversations],
-        intents=[encoder.encode_intent(c.messages[-2].content, c.intent) for c in conversations],
-        prefix=encoder.system_ids,
+        answers=[
+            encoder.encode(c.messages, max_tokens=limit) for c in generate(config.data, Split.TRAIN)
+        ],
+        intents=[encoder.encode_intent(p.text, p.intent) for p in said],
+        prefix=encoder.shared_ids,
+        bags=[(encoder.text_ids(p.text), number[p.intent]) for p in said],
     )
 
     def on_progress(progress: Progress) -> None:

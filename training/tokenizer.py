@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from training.config import TokenizerConfig
 from training.contract import system_prompt
+from training.data.catalog import Split
 from training.data.generator import DataConfig, generate
 from training.errors import TrainingError
 
@@ -89,6 +90,6 @@ def _corpus(config: TokenizerConfig, seed: int) -> Iterator[str]:
     # The prompt and the headers are in every conversation: their words should be single tokens.
     yield from [system_prompt(), *(f"{role}\n\n" for role in ROLES)] * 200
     data = DataConfig(seed=seed, n_train=config.n_conversations)
-    for conversation in generate(data, "train"):
+    for conversation in generate(data, Split.TRAIN):
         for message in conversation.messages:
             yield message.content

@@ -15,7 +15,14 @@ from training.batches import Batch, BatchPlan
 from training.chat import Encoded
 from training.config import OptimConfig, TrainConfig
 from training.errors import TrainingError
-from training.network import batch_loss, build_network, count_learnt, make_deterministic
+from training.network import (
+    batch_loss,
+    build_network,
+    count_learnt,
+    make_deterministic,
+    start_embeddings,
+)
+from training.warm_start import bag_of_tokens_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +50,8 @@ class TrainingSet(NamedTuple):
     """Single messages with the intent to name."""
     prefix: tuple[int, ...]
     """Token ids that open all of them."""
+    bags: Sequence[tuple[Sequence[int], int]] = ()
+    """Token ids of single messages and the number of their intent, to start embeddings from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +102,23 @@ def train(
     if checkpoint.exists():
         state = _restore(checkpoint, config, network, optimizer)
         logger.info("Resuming at step %d", state.step)
+    elif data.bags and config.optim.warm_start_epochs:
+        messages, labels = zip(*data.bags, strict=True)
+        embeddings = bag_of_tokens_embeddings(
+            messages,
+            labels,
+            vocab_size=config.tokenizer.vocab_size,
+            width=config.model.hidden_size,
+            n_epochs=config.optim.warm_start_epochs,
+            seed=config.seed,
+        )
+        start_embeddings(network, embeddings)
     batches = _StepBatches(data, config)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
     network.train()
     while state.step < config.optim.n_steps:
-        _train_step(network, optimizer, batches, config.optim, state)
+        _train_step(network, optimizer, batches, config, state)
         if state.step % config.optim.checkpoint_every_steps == 0:
             _save(checkpoint, config, network, optimizer, state)
         if state.step % 10 == 0 or state.step == config.optim.n_steps:
@@ -177,18 +197,20 @@ def _train_step(
     network: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
     batches: "_StepBatches",
-    config: OptimConfig,
+    config: TrainConfig,
     state: _LoopState,
 ) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(state.step, config)
+        group["lr"] = learning_rate_at(state.step, config.optim)
     chosen = batches.at(state.step)
-    losses = [batch_loss(network, b, prefix=batches.prefix) / count_learnt(b) for b in chosen]
+    reduced = config.precision == "bfloat16"
+    with torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=reduced):
+        losses = [batch_loss(network, b, prefix=batches.prefix) / count_learnt(b) for b in chosen]
     value = float(losses[-1].detach())
     if not math.isfinite(value):
         raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
     torch.stack(losses).sum().backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+    torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1

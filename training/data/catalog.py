@@ -11,9 +11,15 @@ from typing import Annotated, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.data.families import group_near_duplicates
+from training.data.stream import Stream
+
 _DIR = Path(__file__).resolve().parent
 _SLOT = re.compile(r"\{(\w+)\}")
-_HELDOUT_SALT = "okla-heldout-v1"
+_ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
+_SPLIT_SALT = "okla-heldout-v1"
+_HELDOUT_PERCENT = 10
+_DEV_PERCENT = 2
 
 VEHICLE_SLOTS = ("make", "model", "make2", "model2")
 BODY_SLOTS = ("body", "un_body", "bodies")
@@ -22,6 +28,16 @@ COMPUTED_SLOTS = ("phone", "gibberish")
 
 class CatalogError(ValueError):
     """A data file of the generator contradicts itself; the message names the file's entry."""
+
+
+class Split(StrEnum):
+    """What a phrase is used for."""
+
+    TRAIN = "train"
+    DEV = "dev"
+    """To choose thresholds and temperatures."""
+    HELDOUT = "heldout"
+    """To measure; never looked at by a training."""
 
 
 class Register(StrEnum):
@@ -63,6 +79,17 @@ class ReplySpec(_Data):
     quick: tuple[tuple[str, ...], ...]
     formal: Annotated[tuple[str, ...], Field(min_length=2)]
     street: Annotated[tuple[str, ...], Field(min_length=2)]
+    grounded: "GroundedSpec | None" = None
+
+
+class GroundedSpec(_Data):
+    """Replies where the prompt carries inventory: `{unit}`, `{unit_price}` ... are copied rows."""
+
+    formal: Annotated[tuple[str, ...], Field(min_length=1)]
+    street: Annotated[tuple[str, ...], Field(min_length=1)]
+    missing_formal: tuple[str, ...] = ()
+    """When the vehicle that was asked for is in no row."""
+    missing_street: tuple[str, ...] = ()
 
 
 class SlotSpec(_Data):
@@ -77,13 +104,13 @@ class SlotSpec(_Data):
 
 
 class Pattern(NamedTuple):
-    """One hand-written way to say something."""
+    """One hand-written way to say something; `[a|b]` in it is one of the two."""
 
     intent: str
     register: Register
     text: str
     family: str
-    """Shared by patterns that differ only in accents, case and punctuation; families are split."""
+    """Shared by near-duplicates of each other; families are split, not phrases."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -91,9 +118,12 @@ class Pattern(NamedTuple):
         return slots_of(self.text)
 
     @property
-    def is_heldout(self) -> bool:
-        """Whether this family is never trained on (12 % of families, by salted hash)."""
-        return int(_sha256(f"{_HELDOUT_SALT}:{self.family}")[:8], 16) % 100 < 12
+    def split(self) -> Split:
+        """What the family is for, by salted hash: 10 % held out, 2 % for development."""
+        place = int(_sha256(f"{_SPLIT_SALT}:{self.family}")[:8], 16) % 100
+        if place < _HELDOUT_PERCENT:
+            return Split.HELDOUT
+        return Split.DEV if place < _HELDOUT_PERCENT + _DEV_PERCENT else Split.TRAIN
 
 
 class Catalog(NamedTuple):
@@ -138,7 +168,7 @@ def load_catalog() -> Catalog:
     for name, spec in intent_file.intents.items():
         if unknown := set(spec.next) - names:
             raise CatalogError(f"intents.yaml: {name!r} is followed by unknown intents {unknown}")
-    patterns = tuple(p for intent in intent_file.intents for p in _read_patterns(intent))
+    patterns = _with_families([p for intent in intent_file.intents for p in _read_patterns(intent)])
     known_slots = {*slots.values, *VEHICLE_SLOTS, *BODY_SLOTS, *COMPUTED_SLOTS}
     _check_patterns(patterns, known_slots=known_slots)
     return Catalog(intent_file.intents, intent_file.slot_signals, patterns, replies, slots)
@@ -158,14 +188,40 @@ def normalise(text: str) -> str:
     return " ".join(kept.split()) or text
 
 
+def choose_alternatives(text: str, stream: Stream) -> str:
+    """Return the phrase with one choice taken in every `[a|b]`."""
+    chosen = _ALTERNATIVES.sub(lambda m: stream.choice(m[1].split("|")), text)
+    return " ".join(chosen.split()) if chosen != text else text
+
+
+def readings(text: str) -> tuple[str, ...]:
+    """Return the normalised phrase with its first and with its last alternatives."""
+    ends = (
+        _ALTERNATIVES.sub(lambda m, at=at: m[1].split("|")[at], text)  # type: ignore[misc]
+        for at in (0, -1)
+    )
+    return tuple(dict.fromkeys(normalise(end) for end in ends))
+
+
+def _with_families(patterns: list[Pattern]) -> tuple[Pattern, ...]:
+    groups = group_near_duplicates([readings(p.text) for p in patterns])
+    return tuple(
+        p._replace(family=patterns[group].family) for p, group in zip(patterns, groups, strict=True)
+    )
+
+
 def _check_patterns(patterns: tuple[Pattern, ...], *, known_slots: set[str]) -> None:
     owner: dict[str, str] = {}
     for pattern in patterns:
+        if set("[]|") & set(_ALTERNATIVES.sub("", pattern.text)):
+            raise CatalogError(f"{pattern.intent}: unbalanced alternatives in {pattern.text!r}")
         if unknown := set(pattern.slots) - known_slots:
             raise CatalogError(f"{pattern.intent}: unknown slots {unknown} in {pattern.text!r}")
-        if owner.setdefault(pattern.family, pattern.intent) != pattern.intent:
-            other = owner[pattern.family]
-            raise CatalogError(f"{pattern.text!r} is in both {other} and {pattern.intent}")
+        for reading in readings(pattern.text):
+            if owner.setdefault(reading, pattern.intent) != pattern.intent:
+                raise CatalogError(
+                    f"{pattern.text!r} is in both {owner[reading]} and {pattern.intent}"
+                )
 
 
 def _read_patterns(intent: str) -> list[Pattern]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from training.data.catalog import catalog_sha256
-from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, Split, generate
-
-SPLITS: tuple[Split, ...] = ("train", "heldout")
+from training.data.catalog import Split, catalog_sha256
+from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, generate
+from training.data.suites import golden_items, grounding_items, heldout_items, to_line
 
 
 class SplitInfo(BaseModel):
@@ -26,6 +25,16 @@ class SplitInfo(BaseModel):
     per_intent: dict[str, int]
 
 
+class SuiteInfo(BaseModel):
+    """One evaluation suite of a dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    sha256: str
+    n_items: int
+
+
 class DatasetManifest(BaseModel):
     """What a dataset is, by hashes."""
 
@@ -33,10 +42,11 @@ class DatasetManifest(BaseModel):
 
     schema_version: int
     sha256: str
-    """Over the hashes of the files, in the order of `splits`."""
+    """Over the hashes of the files, in the order of `splits`, then of `suites`."""
     catalog_sha256: str
     config: DataConfig
     splits: dict[str, SplitInfo]
+    suites: dict[str, SuiteInfo]
 
 
 def dataset_sha256(hashes: Iterable[str]) -> str:
@@ -45,20 +55,32 @@ def dataset_sha256(hashes: Iterable[str]) -> str:
 
 
 def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
-    """Generate every split below `out_dir` and write `manifest.json` last.
+    """Generate every split and evaluation suite below `out_dir`; write `manifest.json` last.
 
     Args:
         config: What the dataset is made of.
         out_dir: Folder for the splits and `manifest.json`; created when missing.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    infos = {split: _write_split(list(generate(config, split)), split, out_dir) for split in SPLITS}
+    infos = {
+        str(split): _write_split(list(generate(config, split)), split, out_dir) for split in Split
+    }
+    suites = {
+        name: _write_suite(map(to_line, items), name, out_dir)
+        for name, items in (
+            ("heldout", heldout_items(config)),
+            ("golden", golden_items()),
+            ("grounding", grounding_items(config)),
+        )
+    }
+    files: list[SplitInfo | SuiteInfo] = [*infos.values(), *suites.values()]
     manifest = DatasetManifest(
         schema_version=SCHEMA_VERSION,
-        sha256=dataset_sha256(info.sha256 for info in infos.values()),
+        sha256=dataset_sha256(info.sha256 for info in files),
         catalog_sha256=catalog_sha256(),
         config=config,
-        splits=dict(infos),
+        splits=infos,
+        suites=suites,
     )
     write_text(out_dir / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
     return manifest
@@ -82,6 +104,19 @@ def _write_split(conversations: list[Conversation], split: Split, out_dir: Path)
         n_conversations=len(conversations),
         n_families=len({c.family for c in conversations}),
         per_intent=dict(sorted(counts.items())),
+    )
+
+
+def _write_suite(lines: Iterable[str], name: str, out_dir: Path) -> SuiteInfo:
+    file = Path("suites") / f"{name}.jsonl"
+    written = list(lines)
+    text = "".join(f"{line}\n" for line in written)
+    (out_dir / file.parent).mkdir(exist_ok=True)
+    write_text(out_dir / file, text)
+    return SuiteInfo(
+        file=file.as_posix(),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        n_items=len(written),
     )
 
 

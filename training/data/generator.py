@@ -3,18 +3,28 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.contract import URGENCIES, Answer, LeadSignals
-from training.data.catalog import Catalog, Pattern, Register, SignalSpec, load_catalog, slots_of
-from training.data.noise import apply_noise
+from training.contract import URGENCIES, Answer, LeadSignals, system_prompt
+from training.data.catalog import (
+    Catalog,
+    GroundedSpec,
+    Pattern,
+    Register,
+    SignalSpec,
+    Split,
+    choose_alternatives,
+    load_catalog,
+    slots_of,
+)
+from training.data.inventory import Unit, Wish, draw_unit, inventory, prompt_rows
+from training.data.noise import apply_noise, lose_words
 from training.data.stream import Stream
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ReplyRegister = Literal["formal", "street", "mirror"]
-Split = Literal["train", "heldout"]
 
 _CONFIDENCE_PERCENT = {Register.FORMAL: 96, Register.CASUAL: 94, Register.STREET: 91}
 _COSMETIC_NOISE = {
@@ -35,18 +45,22 @@ class DataConfig(BaseModel):
     seed: int = 42
     n_train: Annotated[int, Field(gt=0)] = 12_000
     """Training conversations; intents take turns, so that classes are even."""
-    heldout_per_pattern: Annotated[int, Field(gt=0)] = 2
-    """Evaluation conversations for each held-out pattern of every register."""
+    heldout_per_pattern: Annotated[int, Field(gt=0)] = 1
+    """Conversations for each pattern of every register that is held out or for development."""
     registers: tuple[Register, ...] = tuple(Register)
     """Registers of the customers in the training part."""
     pattern_percent: Annotated[int, Field(gt=0, le=100)] = 100
     """Share of the training patterns in use."""
     reply_register: ReplyRegister = "mirror"
     """How the assistant writes; `mirror`: formal with formal customers, street with others."""
-    echo_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    echo_percent: Annotated[int, Field(ge=0, le=100)] = 0
     """Share of answers that repeat the vehicle or the day, where a template for it fits."""
     history_percent: Annotated[int, Field(ge=0, le=100)] = 25
-    """Share of conversations with one to three earlier turns."""
+    """Share of conversations with 3 to 10 turns; the others have one."""
+    inventory_percent: Annotated[int, Field(ge=0, le=100)] = 20
+    """Share of prompts with inventory rows, from which prices, years and models are answered."""
+    lost_words_percent: Annotated[int, Field(ge=0, lt=100)] = 8
+    """Share of words left out of single messages (`phrases`), so that no one word decides."""
     decorate_percent: Annotated[int, Field(ge=0, le=100)] = 35
     """Share of messages with a greeting or a filler around the pattern."""
 
@@ -55,7 +69,7 @@ class DataConfig(BaseModel):
 class Message:
     """One message of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -70,10 +84,17 @@ class Conversation:
     family: str
     noise: tuple[str, ...]
     messages: tuple[Message, ...]
+    """A system message only where there is inventory; then turns of user and assistant."""
+    inventory: tuple[Unit, ...] = ()
+    """The rows of the system message."""
 
     def to_json(self) -> str:
         """Return one line of JSONL with a fixed key order."""
-        record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self),
+            "inventory": [unit._asdict() for unit in self.inventory],
+        }
         return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
 
     @property
@@ -87,9 +108,27 @@ def generate(config: DataConfig, split: Split) -> Iterator[Conversation]:
 
     Args:
         config: What the dataset is made of.
-        split: `train`, or `heldout`: phrase families that training never sees, in every register.
+        split: `train`, or phrase families that training never sees, in every register: `heldout`
+            to measure with, `dev` to choose thresholds with.
     """
     return _Generator(config, load_catalog()).conversations(split)
+
+
+class Phrase(NamedTuple):
+    """One message and its intent."""
+
+    text: str
+    intent: str
+
+
+def phrases(config: DataConfig, n: int) -> Iterator[Phrase]:
+    """Yield single messages of the training part, in which intents and phrases take turns.
+
+    Args:
+        config: What the dataset is made of.
+        n: How many.
+    """
+    return _Generator(config, load_catalog()).phrases(n)
 
 
 class _Generator:
@@ -99,6 +138,8 @@ class _Generator:
         self._config = config
         self._catalog = catalog
         self._root = Stream("okla", config.seed)
+        self._cities = catalog.slots.values["place"]
+        self._inventory = inventory(catalog.slots.vehicles, self._cities, seed=config.seed)
         self._previous: dict[str, list[str]] = {name: [] for name in catalog.intents}
         for name, spec in catalog.intents.items():
             for follower in spec.next:
@@ -106,22 +147,36 @@ class _Generator:
         self._train_patterns = {name: self._patterns_for_training(name) for name in catalog.intents}
 
     def conversations(self, split: Split) -> Iterator[Conversation]:
-        if split == "train":
+        if split is Split.TRAIN:
             intents = list(self._catalog.intents)
             for index in range(self._config.n_train):
                 turn, intent_index = divmod(index, len(intents))
                 patterns = self._train_patterns[intents[intent_index]]
-                yield self._conversation("train", index, patterns[turn % len(patterns)])
+                yield self._conversation(split, index, patterns[turn % len(patterns)])
         else:
-            heldout = [p for p in self._catalog.patterns if p.is_heldout]
-            for index in range(len(heldout) * self._config.heldout_per_pattern):
-                yield self._conversation("heldout", index, heldout[index % len(heldout)])
+            unseen = [p for p in self._catalog.patterns if p.split is split]
+            for index in range(len(unseen) * self._config.heldout_per_pattern):
+                yield self._conversation(split, index, unseen[index % len(unseen)])
+
+    def phrases(self, n: int) -> Iterator[Phrase]:
+        intents = list(self._catalog.intents)
+        for index in range(n):
+            turn, intent_index = divmod(index, len(intents))
+            patterns = self._train_patterns[intents[intent_index]]
+            stream = self._root.child("phrase", index)
+            vehicles = self._bind_vehicles(stream.child("vehicles"))
+            said = self._say(patterns[turn % len(patterns)], vehicles, stream.child("turn"))
+            percent = self._config.lost_words_percent
+            text = lose_words(said.text, stream.child("lost"), percent=percent)
+            yield Phrase(text, said.pattern.intent)
 
     def _patterns_for_training(self, intent: str) -> list[Pattern]:
         usable = [
             p
             for p in self._catalog.patterns
-            if p.intent == intent and not p.is_heldout and p.register in self._config.registers
+            if p.intent == intent
+            and p.split is Split.TRAIN
+            and p.register in self._config.registers
         ]
         order = self._root.child("patterns", intent).shuffled(usable)
         return order[: max(1, len(order) * self._config.pattern_percent // 100)]
@@ -129,43 +184,48 @@ class _Generator:
     def _conversation(self, split: Split, index: int, pattern: Pattern) -> Conversation:
         stream = self._root.child(split, index)
         vehicles = self._bind_vehicles(stream.child("vehicles"))
-        messages: list[Message] = []
+        turns: list[Message] = []
         if stream.percent(self._config.history_percent):
             # Applications send their history as JSON or, with the text model, as plain text.
             as_json = stream.percent(50)
             for turn, earlier in enumerate(self._history(pattern, stream.child("history"))):
-                turn_stream = stream.child("earlier", turn)
-                text, _, answer = self._turn(earlier, vehicles, turn_stream)
+                said = self._say(earlier, vehicles, stream.child("earlier", turn))
+                answer = self._answer(said, (), stream.child("earlier answer", turn))
                 content = answer.to_compact_json() if as_json else answer.response
-                messages += [Message(role="user", content=text)]
-                messages += [Message(role="assistant", content=content)]
-        text, noise, answer = self._turn(pattern, vehicles, stream.child("turn"))
-        messages += [Message(role="user", content=text)]
-        messages += [Message(role="assistant", content=answer.to_compact_json())]
+                turns += [Message(role="user", content=said.text)]
+                turns += [Message(role="assistant", content=content)]
+        said = self._say(pattern, vehicles, stream.child("turn"))
+        rows = self._rows(said, stream.child("rows"))
+        answer = self._answer(said, rows, stream.child("answer"))
+        opening = []
+        if rows:
+            text = f"{system_prompt()}\n\n{prompt_rows(rows, stream.child('layout'))}"
+            opening = [Message(role="system", content=text)]
+        turns += [Message(role="user", content=said.text)]
+        turns += [Message(role="assistant", content=answer.to_compact_json())]
         return Conversation(
             id=f"{split}-{index:06d}",
             split=split,
             intent=pattern.intent,
             register=pattern.register,
             family=pattern.family,
-            noise=noise,
-            messages=tuple(messages),
+            noise=said.noise,
+            messages=(*opening, *turns),
+            inventory=rows,
         )
 
     def _history(self, last: Pattern, stream: Stream) -> list[Pattern]:
         """Walk backwards over intents that lead to one another, with training patterns only."""
         chain: list[Pattern] = []
         intent = last.intent
-        for _ in range(1 + (stream.percent(30) + stream.percent(15))):
+        for _ in range(_earlier_turns(stream)):
             before = self._previous[intent]
             intent = stream.choice(before) if before else "saludo"
             chain.append(stream.choice(self._train_patterns[intent]))
         return chain[::-1]
 
-    def _turn(
-        self, pattern: Pattern, vehicles: dict[str, str], stream: Stream
-    ) -> tuple[str, tuple[str, ...], Answer]:
-        template = pattern.text
+    def _say(self, pattern: Pattern, vehicles: dict[str, str], stream: Stream) -> "_Said":
+        template = choose_alternatives(pattern.text, stream.child("alternatives"))
         spec = self._catalog.intents[pattern.intent]
         if spec.decorate and stream.percent(self._config.decorate_percent):
             decoration = stream.choice(self._catalog.slots.decorations[pattern.register])
@@ -177,7 +237,29 @@ class _Generator:
         if pattern.intent != "dejar_datos":
             # Names and numbers stay as typed: people check those.
             text, noise = apply_noise(text, stream.child("noise"))
-        return text, noise, self._answer(pattern, noise, bound, used, stream.child("answer"))
+        return _Said(pattern, text, noise, bound, used)
+
+    def _rows(self, said: "_Said", stream: Stream) -> tuple[Unit, ...]:
+        """Return the rows that an application would put into the prompt, mostly with a match."""
+        if not stream.percent(self._config.inventory_percent):
+            return ()
+        wish = said.wish
+        others = [u for u in self._inventory if not wish.model or u.model != wish.model]
+        rows = [
+            draw_unit(stream.child("row", i), (unit.make, unit.model), self._cities, number=number)
+            for i, (unit, number) in enumerate(
+                (stream.choice(others), 1000 + stream.below(9000))
+                for _ in range(1 + stream.below(4))
+            )
+        ]
+        if wish.model and stream.percent(80):
+            vehicle = (said.bound["make"], wish.model)
+            number = 1000 + stream.below(9000)
+            match = draw_unit(
+                stream.child("match"), vehicle, self._cities, number=number, year=wish.year
+            )
+            rows[stream.below(len(rows))] = match
+        return tuple(rows)
 
     def _fill(self, template: str, bound: dict[str, str], used: set[str], stream: Stream) -> str:
         for slot in slots_of(template):
@@ -207,30 +289,26 @@ class _Generator:
             "body": body, "un_body": un_body, "bodies": bodies,
         }  # fmt: skip
 
-    def _answer(
-        self,
-        pattern: Pattern,
-        noise: tuple[str, ...],
-        bound: dict[str, str],
-        used: set[str],
-        stream: Stream,
-    ) -> Answer:
-        replies = self._catalog.replies[pattern.intent]
-        mirror = "formal" if pattern.register is Register.FORMAL else "street"
+    def _answer(self, said: "_Said", rows: tuple[Unit, ...], stream: Stream) -> Answer:
+        intent = said.pattern.intent
+        replies = self._catalog.replies[intent]
+        mirror = "formal" if said.pattern.register is Register.FORMAL else "street"
         wanted = self._config.reply_register
-        register = mirror if wanted == "mirror" else wanted
-        templates = replies.formal if register == "formal" else replies.street
-        echoing = [t for t in templates if slots_of(t) and set(slots_of(t)) <= used]
-        plain = [t for t in templates if not slots_of(t)]
-        template = stream.choice(
-            echoing if echoing and stream.percent(self._config.echo_percent) else plain
-        )
+        is_formal = (mirror if wanted == "mirror" else wanted) == "formal"
+        if rows and replies.grounded:
+            response = _grounded_response(replies.grounded, said.wish, rows, is_formal, stream)
+        else:
+            templates = replies.formal if is_formal else replies.street
+            echoing = [t for t in templates if slots_of(t) and set(slots_of(t)) <= said.used]
+            plain = [t for t in templates if not slots_of(t)]
+            echoes = echoing and stream.percent(self._config.echo_percent)
+            response = stream.choice(echoing if echoes else plain).format_map(said.bound)
         return Answer(
-            response=template.format_map(bound),
-            intent=pattern.intent,
-            confidence=self._confidence_percent(pattern, noise) / 100,
-            lead_signals=self._signals(pattern, used),
-            handoff=self._catalog.intents[pattern.intent].handoff,
+            intent=intent,
+            confidence=self._confidence_percent(said.pattern, said.noise) / 100,
+            response=response,
+            lead_signals=self._signals(said.pattern, said.used),
+            handoff=self._catalog.intents[intent].handoff,
             quick_replies=list(stream.choice(replies.quick)),
         )
 
@@ -245,6 +323,52 @@ class _Generator:
         specs = [self._catalog.intents[pattern.intent].signals]
         specs += [spec for slot, spec in self._catalog.slot_signals.items() if slot in used]
         return _merge_signals(specs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A customer's message and what it was made from."""
+
+    pattern: Pattern
+    text: str
+    noise: tuple[str, ...]
+    bound: dict[str, str]
+    used: set[str]
+
+    @property
+    def wish(self) -> Wish:
+        """The vehicle that the message names."""
+        if "model" not in self.used:
+            return Wish()
+        year = int(self.bound["year"]) if "year" in self.used else None
+        return Wish(model=self.bound["model"], year=year)
+
+
+def _earlier_turns(stream: Stream) -> int:
+    """Return 2 to 9, short conversations more often."""
+    n_turns = 2
+    while n_turns < 9 and stream.percent(45):
+        n_turns += 1
+    return n_turns
+
+
+def _grounded_response(
+    spec: GroundedSpec, wish: Wish, rows: tuple[Unit, ...], is_formal: bool, stream: Stream
+) -> str:
+    """Return a reply that says nothing about vehicles but what stands in the rows."""
+    missing = spec.missing_formal if is_formal else spec.missing_street
+    found = [unit for unit in rows if wish.matches(unit)]
+    if not found and missing:
+        return stream.choice(missing)
+    unit = found[0] if found else rows[0]
+    template = stream.choice(spec.formal if is_formal else spec.street)
+    return template.format(
+        unit=unit.name,
+        unit_price=unit.price,
+        unit_mileage=unit.millage,
+        unit_city=unit.city,
+        unit_status=unit.status,
+    )
 
 
 def _merge_signals(specs: list[SignalSpec]) -> LeadSignals:

@@ -119,6 +119,13 @@ def add_emoji(text: str, stream: Stream) -> str:
     return f"{text} {stream.choice(_EMOJI)}"
 
 
+def lose_words(text: str, stream: Stream, *, percent: int) -> str:
+    """Leave out each word with a chance of `percent`, but not all of them."""
+    words = text.split(" ")
+    kept = [word for word in words if not stream.percent(percent)]
+    return " ".join(kept or words)
+
+
 TRANSFORMS: dict[str, tuple[int, Transform]] = {
     "drop_opening_marks": (45, drop_opening_marks),
     "abbreviate": (10, abbreviate),

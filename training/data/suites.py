@@ -1,0 +1,150 @@
+"""Evaluation suites: what models are judged on, one JSON line an item.
+
+`heldout` is made of phrase families that training never sees; `golden` was written apart from the
+training phrases, without sight of them, and is used as typed; `grounding` asks about vehicles with
+inventory rows in the prompt.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from training.contract import Answer
+from training.data.catalog import CatalogError, Register, Split, intent_names, normalise
+from training.data.families import group_near_duplicates
+from training.data.generator import Conversation, DataConfig, generate
+from training.data.inventory import Unit
+
+ITEM_SCHEMA_VERSION = 1
+
+_GOLDEN_DIR = Path(__file__).resolve().parent / "golden"
+_GROUNDED_INTENTS = (
+    "buscar_vehiculo",
+    "consultar_precio",
+    "consultar_disponibilidad",
+    "detalles_vehiculo",
+    "recomendacion_uso",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenPhrase:
+    """A message as somebody would type it, with its label."""
+
+    intent: str
+    register: Register
+    text: str
+
+
+@cache
+def golden_phrases() -> tuple[GoldenPhrase, ...]:
+    """Return the hand-written golden set, in the order of the intents.
+
+    Raises:
+        CatalogError: If a line is not `register<TAB>message`, or a message is there twice.
+    """
+    phrases: list[GoldenPhrase] = []
+    seen: set[str] = set()
+    for intent in intent_names():
+        path = _GOLDEN_DIR / f"{intent}.tsv"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            register, _, text = line.partition("\t")
+            if register not in set(Register) or not text.strip():
+                raise CatalogError(
+                    f"golden/{path.name}:{number}: no register and message: {line!r}"
+                )
+            if text in seen:
+                raise CatalogError(f"golden/{path.name}:{number}: {text!r} is there twice")
+            seen.add(text)
+            phrases.append(GoldenPhrase(intent=intent, register=Register(register), text=text))
+    return tuple(phrases)
+
+
+def golden_items() -> Iterator[dict[str, Any]]:
+    """Yield the golden suite; near-duplicates of each other share a group."""
+    # Any: JSON values.
+    phrases = golden_phrases()
+    groups = group_near_duplicates([[normalise(p.text)] for p in phrases])
+    for number, (phrase, group) in enumerate(zip(phrases, groups, strict=True)):
+        yield _item(
+            "golden",
+            number,
+            [{"role": "user", "content": phrase.text}],
+            intent=phrase.intent,
+            register=phrase.register,
+            group=f"golden-{group:06d}",
+        )
+
+
+def heldout_items(config: DataConfig) -> Iterator[dict[str, Any]]:
+    """Yield the held-out conversations as items."""
+    yield from _conversation_items("heldout", generate(config, Split.HELDOUT))
+
+
+def grounding_items(config: DataConfig) -> Iterator[dict[str, Any]]:
+    """Yield held-out questions about vehicles, all with inventory rows in the prompt."""
+    # A seed of their own: other vehicles, prices and noise than in `heldout`.
+    asked = config.model_copy(update={"inventory_percent": 100, "seed": config.seed + 1})
+    conversations = (c for c in generate(asked, Split.HELDOUT) if c.intent in _GROUNDED_INTENTS)
+    yield from _conversation_items("grounding", conversations)
+
+
+def _conversation_items(
+    suite: str, conversations: Iterator[Conversation]
+) -> Iterator[dict[str, Any]]:
+    for number, conversation in enumerate(conversations):
+        answer = Answer.model_validate_json(conversation.answer_json)
+        yield _item(
+            suite,
+            number,
+            [{"role": m.role, "content": m.content} for m in conversation.messages[:-1]],
+            intent=conversation.intent,
+            register=conversation.register,
+            family=conversation.family,
+            group=conversation.family,
+            noise=list(conversation.noise),
+            expected={
+                "handoff": answer.handoff,
+                "leadSignals": answer.lead_signals.model_dump(by_alias=True),
+            },
+            inventory=[_unit(unit) for unit in conversation.inventory],
+        )
+
+
+def _unit(unit: Unit) -> dict[str, Any]:
+    return {
+        "stock_id": unit.stock_id,
+        "make": unit.make,
+        "model": unit.model,
+        "year": unit.year,
+        "price_dop": unit.price_dop,
+        "mileage": unit.mileage,
+        "city": unit.city,
+        "status": unit.status,
+    }
+
+
+def _item(suite: str, number: int, messages: list[dict[str, str]], **fields: Any) -> dict[str, Any]:
+    return {
+        "schema_version": ITEM_SCHEMA_VERSION,
+        "id": f"{suite}-{number:06d}",
+        "suite": suite,
+        "messages": messages,
+        "intent": fields["intent"],
+        "register": str(fields["register"]),
+        "family": fields.get("family"),
+        "group": fields["group"],
+        "noise": fields.get("noise", []),
+        "expected": fields.get("expected"),
+        "inventory": fields.get("inventory", []),
+        "tags": [],
+        "forbidden": [],
+    }
+
+
+def to_line(item: dict[str, Any]) -> str:
+    """Return an item as one line of JSON with a fixed key order."""
+    return json.dumps(item, ensure_ascii=False, separators=(",", ":"))
