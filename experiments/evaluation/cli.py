@@ -1,4 +1,4 @@
-"""`carril eval run|gate`: measure a model, and judge whether it may ship.
+"""`carril eval run|gate|metrics`: measure a model, and judge whether it may ship.
 
 Modules that do the work are imported by the commands, so that `carril --help` is quick.
 Exit codes: 0 every threshold is kept, 1 one is not, 2 bad input, 3 the model cannot be reached,
@@ -129,6 +129,25 @@ def run_command(
     else:
         print_dimensions(report)
     raise typer.Exit(exit_code(report))
+
+
+@eval_app.command("metrics")
+def metrics_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON with a kind and the data.")],
+) -> None:
+    """Compute metrics of your own data: labels, numbers, search results, embeddings, answers.
+
+    The file is one of {"kind": "classification", "truth", "predicted"}, {"kind": "regression",
+    "truth", "predicted"}, {"kind": "retrieval", "queries": [{"found": [...], "wanted": {name:
+    gain}}], "k"}, {"kind": "embeddings", "first", "second"}, {"kind": "answers", "answers"} and
+    {"kind": "folds", "groups", "folds", "seed"}.
+    """
+    import json
+
+    from experiments.evaluation.metrics.document import figures_of
+
+    with _refusals():
+        typer.echo(json.dumps(figures_of(file), indent=2, ensure_ascii=False))
 
 
 def exit_code(report: "Report") -> int:

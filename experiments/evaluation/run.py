@@ -13,6 +13,7 @@ from experiments.evaluation.errors import BadInput
 from experiments.evaluation.items import SLANG_REGISTER, Item, Suite, check_distinct, suite_sha256
 from experiments.evaluation.jsonl import to_lines
 from experiments.evaluation.latency import latency_of
+from experiments.evaluation.metrics.text import answer_lengths
 from experiments.evaluation.predictions import FILE_NAME as PREDICTIONS_NAME
 from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.profile import Profile
@@ -128,13 +129,17 @@ def _report(
         findings=tuple(findings[:_MOST_FINDINGS]),
         metrics={},
     )
-    return report.model_copy(update={"metrics": _metrics(report, predictions)})
+    return report.model_copy(update={"metrics": _metrics(report, predictions, profile)})
 
 
-def _metrics(report: Report, predictions: Sequence[Prediction]) -> dict[str, float]:
+def _metrics(
+    report: Report, predictions: Sequence[Prediction], profile: Profile
+) -> dict[str, float]:
     slang = report.slices.by_register.get(SLANG_REGISTER)
     raw, fitted = report.calibration.raw, report.calibration.heldout_fitted
     signals = [p.signals_correct for p in predictions if p.signals_correct is not None]
+    answers = [a for a in (profile.parse(p.text) for p in predictions) if a is not None]
+    lengths = answer_lengths([str(answer["response"]) for answer in answers])
     found: dict[str, float | None] = {
         **{d.name: d.value for d in report.dimensions},
         "n_items": float(len(predictions)),
@@ -152,6 +157,7 @@ def _metrics(report: Report, predictions: Sequence[Prediction]) -> dict[str, flo
         "latency_p50_s": report.latency.p50_s,
         "latency_p90_s": report.latency.p90_s,
         "latency_p99_s": report.latency.p99_s,
+        "answer_words_mean": None if lengths is None else lengths.mean,
         "tokens_per_s": report.latency.tokens_per_s,
     }
     for point in report.calibration.selective:
