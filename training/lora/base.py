@@ -71,7 +71,9 @@ def open_base(folder: Path, *, template: TemplateSource, q4_k_m: bool) -> Base:
         raise ConfigError(
             f"The base {str(folder)!r} has no *.safetensors; pickled weights run code"
         )
-    settings = _json(folder / "tokenizer_config.json")
+    described = folder / "tokenizer_config.json"
+    # The profile's template brings its own tokens: our own networks have no such file.
+    settings = _json(described) if described.exists() or template is TemplateSource.BASE else {}
     bos, eos = _token(settings, "bos_token"), _token(settings, "eos_token")
     source = _template(folder, settings, template)
     if template is TemplateSource.PROFILE:

@@ -15,7 +15,12 @@ from training.lora.encoding import TemplateEncoder
 from training.network import sequence_logits
 
 TOLERANCE = 0.03
-"""Largest difference of a logit, in standard deviations of the logits: F16 weights and cache."""
+"""Largest root mean square difference of the logits of a prompt, in their standard deviations.
+
+Measured on small networks: 0.001 to 0.003 between float32 and F16 with its F16 cache, 0.01 where
+the network computes in bf16. A wrong permutation or rotation gives 0.3 and more. The mean, because
+the largest of millions of differences grows with vocabulary and prompt.
+"""
 _MAX_PROMPT_TOKENS = 1024
 
 
@@ -25,8 +30,8 @@ class Parity:
 
     n_prompts: int
     n_tokens: int
-    worst_logit_difference: float
-    """In standard deviations of the logits."""
+    logit_difference: float
+    """Root mean square over the worst prompt, in standard deviations of the logits."""
 
 
 def check_parity(
@@ -76,8 +81,8 @@ def check_parity(
                     f"{difference:.3f} of their standard deviation, allowed: {TOLERANCE}"
                 )
             worst, n_tokens = max(worst, difference), n_tokens + len(ids)
-    return Parity(n_prompts=len(prompts), n_tokens=n_tokens, worst_logit_difference=round(worst, 5))
+    return Parity(n_prompts=len(prompts), n_tokens=n_tokens, logit_difference=round(worst, 5))
 
 
 def _difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    return float(np.abs(actual - expected).max() / expected.std())
+    return float(np.sqrt(np.mean((actual - expected) ** 2)) / expected.std())

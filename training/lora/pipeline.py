@@ -240,13 +240,19 @@ class LoraRun:
             adapter=adapter,
         )
         what = model.name + (f" with {adapter.name}" if adapter else "")
-        self._report(f"{what} is the merged network: logits within {parity.worst_logit_difference}")
+        self._report(f"{what} is the merged network: logits within {parity.logit_difference}")
         return parity
 
     def _copy_tokenizer(self, folder: Path) -> None:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copyfile(self._base.folder / name, folder / name)
-        write_text(folder / "chat_template.jinja", self._base.template)
+        base = self._base
+        shutil.copyfile(base.tokenizer_path, folder / "tokenizer.json")
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": base.bos,
+            "eos_token": base.eos,
+        }
+        write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        write_text(folder / "chat_template.jinja", base.template)
 
     def _measure(self, model: Path) -> AnswerScores:
         """Let the file that ships answer conversations that were not trained on."""

@@ -1,7 +1,7 @@
 """Tiny bases as Hugging Face lays them out: random weights, a trained tokenizer, a template."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.tokenizer import LLAMA_BPE_SPLIT
+from training.tokenizer import LLAMA_BPE_SPLIT, SPECIAL_TOKENS
 
 CHATML = (
     "{%- for message in messages -%}"
@@ -48,14 +48,14 @@ def split_of(pre: str) -> tuple[Any, bool]:
     return pre_tokenizers.Sequence(parts), pre == "llama-bpe"
 
 
-def a_tokenizer(pre: str = "llama-bpe") -> Tokenizer:
+def a_tokenizer(pre: str = "llama-bpe", special: Sequence[str] = SPECIAL) -> Tokenizer:
     pre_tokenizer, ignore_merges = split_of(pre)
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=480,
-        special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL],
+        special_tokens=[AddedToken(t, special=True, normalized=False) for t in special],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -63,14 +63,14 @@ def a_tokenizer(pre: str = "llama-bpe") -> Tokenizer:
     return tokenizer
 
 
-def write_base(
-    folder: Path, *, pre: str = "llama-bpe", template: str | None = CHATML, **shape: Any
-) -> Path:
+def write_base(folder: Path, *, pre: str = "llama-bpe", ours: bool = False, **shape: Any) -> Path:
+    """Write a base; `ours` is one with the profile's tokens and without a template."""
     folder.mkdir(parents=True)
-    tokenizer = a_tokenizer(pre)
+    tokenizer = a_tokenizer(pre, SPECIAL_TOKENS if ours else SPECIAL)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"bos_token": None, "eos_token": "<|im_end|>", "chat_template": template}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    if not ours:
+        settings = {"bos_token": None, "eos_token": "<|im_end|>", "chat_template": CHATML}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     torch.manual_seed(3)
     config = LlamaConfig(
         **{

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from serve_app.engines.chat_template import ChatTemplate
 from serve_app.engines.protocol import Message
 from tests.e2e.lora.bases import CHATML, write_base
+from training.chat import ChatEncoder
+from training.data.generator import Message as TrainedMessage
 from training.errors import ExportError
 from training.export.gguf_writer import write_network
 from training.export.llama_runtime import open_gguf
@@ -68,6 +71,7 @@ def test_every_known_split_gives_the_same_tokens_and_logits(pre: str, tmp_path: 
     network = load_base(base, torch.float32).eval()
     parity = check_parity(network, encoder, examples(), path, template=CHATML, threads=1)
     assert parity.n_prompts == len(TEXTS)
+    assert parity.logit_difference < 0.005
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,8 @@ def test_shapes_of_other_bases_give_the_same_logits(shape: dict[str, Any], tmp_p
     encoder = TemplateEncoder(base, prompt=SystemPrompt.PROFILE)
     path = exported(base, tmp_path / "base.gguf")
     network = load_base(base, torch.float32).eval()
-    check_parity(network, encoder, examples()[:2], path, template=CHATML, threads=1)
+    parity = check_parity(network, encoder, examples()[:2], path, template=CHATML, threads=1)
+    assert parity.logit_difference < 0.005
 
 
 def test_a_wrong_permutation_would_be_seen(tmp_path: Path) -> None:
@@ -119,6 +124,34 @@ def test_training_and_serving_make_the_same_prompt(tmp_path: Path) -> None:
         for text, is_template in template.render(messages):
             served += model.tokenize(text, parse_special=is_template)
     assert encoder.prompt_ids(turns) == served
+
+
+def test_the_profile_s_template_gives_the_tokens_of_a_training_from_scratch(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "base", ours=True)
+    base = open_base(folder, template=TemplateSource.PROFILE, q4_k_m=True)
+    encoder = TemplateEncoder(base, prompt=SystemPrompt.PROFILE)
+    scratch = ChatEncoder(Tokenizer.from_file(str(base.tokenizer_path)))
+    answer = '{"intent":"saludo","response":"¡Hola!"}'
+    turns = [("user", " klk <|eot_id|> "), ("assistant", "dime a ver"), ("user", "¿precio?")]
+    ours = [TrainedMessage(role=role, content=text) for role, text in turns]  # type: ignore[arg-type]
+    theirs = [Turn(role=role, content=text) for role, text in turns]  # type: ignore[arg-type]
+    assert encoder.prompt_ids(theirs) == scratch.prompt_ids(ours)
+    learnt = Turn(role="assistant", content=answer)
+    encoded = encoder.encode(Example(messages=(*theirs, learnt)), max_tokens=1024).encoded
+    whole = scratch.encode(
+        [*ours, TrainedMessage(role="assistant", content=answer)], max_tokens=1024
+    )
+    assert encoded == whole
+
+
+def test_the_oldest_turns_are_dropped_to_fit_and_the_prompt_stays(tmp_path: Path) -> None:
+    encoder = TemplateEncoder(a_base(tmp_path / "base"), prompt=SystemPrompt.PROFILE)
+    pair = (Turn(role="user", content="¿precio?"), Turn(role="assistant", content="dime"))
+    short = encoder.encode(Example(messages=pair), max_tokens=4096)
+    n = len(short.encoded.ids)
+    assert encoder.encode(Example(messages=pair * 3), max_tokens=n) == (short.encoded, 4)
+    with pytest.raises(ValueError, match=f"more than max_tokens {n - 1}"):
+        encoder.encode(Example(messages=pair), max_tokens=n - 1)
 
 
 def test_rows_that_are_no_multiple_of_256_are_named_with_their_width(tmp_path: Path) -> None:

@@ -4,16 +4,22 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
 import yaml
+from transformers import LlamaForCausalLM
 
 from tests.e2e.lora.bases import CHATML, write_base, write_dataset
-from training.errors import TrainingError
-from training.lora.config import load_config
+from training.errors import ArtefactError, ExportError, TrainingError
+from training.lora.base import open_base
+from training.lora.config import SystemPrompt, TemplateSource, load_config
+from training.lora.dataset import read_dataset
+from training.lora.encoding import TemplateEncoder
+from training.lora.parity import check_parity
 from training.lora.pipeline import LoraRun
 from training.manifest import verify_model
 
@@ -98,7 +104,21 @@ def test_merged_network_and_adapter_on_base_agree_with_the_files(finished: Path)
     report = json.loads((finished / "report.json").read_text())
     merged, on_base = report["parity"]
     assert merged["n_prompts"] == on_base["n_prompts"] == 4
-    assert max(p["worst_logit_difference"] for p in (merged, on_base)) < 0.03
+    assert max(p["logit_difference"] for p in (merged, on_base)) < 0.005
+
+
+def test_without_its_adapter_the_base_is_another_model(folder: Path, finished: Path) -> None:
+    base = open_base(folder / "base", template=TemplateSource.BASE, q4_k_m=True)
+    merged = LlamaForCausalLM.from_pretrained(finished / "hf").eval()
+    encoder = TemplateEncoder(base, prompt=SystemPrompt.NONE)
+    examples = read_dataset(folder / "data").dev[:2]
+    model, adapter = finished / "tiny.base.F16.gguf", finished / "tiny.adapter.gguf"
+    check = partial(check_parity, merged, encoder, examples, model, template=CHATML, threads=1)
+    assert check(adapter=adapter).logit_difference < 0.005
+    with pytest.raises(ExportError, match=r"tiny\.base\.F16\.gguf: logits differ"):
+        check()
+    with pytest.raises(ArtefactError, match=r"cannot lay .*tiny\.F16\.gguf"):
+        check(adapter=finished / "tiny.F16.gguf")
 
 
 def test_the_lock_says_on_what_the_run_stands(finished: Path) -> None:
@@ -187,6 +207,30 @@ def test_a_checkpoint_of_other_data_is_refused(
         LoraRun(load_config(config), out, report=lambda _: None).run()
     assert sorted(p.name for p in out.iterdir()) == ["checkpoint.pt", "run.lock.json"]
     assert (out / "run.lock.json").read_bytes() == (finished / "run.lock.json").read_bytes()
+
+
+def test_our_own_network_takes_an_adapter_in_bf16_and_ships_as_f16(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_base(tmp_path / "base", ours=True, tie_word_embeddings=True, intermediate_size=320)
+    content = a_config(
+        tmp_path / "base",
+        folder / "data",
+        chat_template="profile",
+        system_prompt="profile",
+        precision="bf16",
+        merge_precision="bf16",
+        q4_k_m=False,
+        adapter={"rank": 2, "target_modules": ["q_proj", "v_proj"]},
+    )
+    content["optim"] |= {"n_steps": 2, "max_tokens": 1024}
+    config = load_config(write_config(tmp_path / "c.yaml", content))
+    manifest = LoraRun(config, tmp_path / "out", report=lambda _: None).run()
+    assert verify_model(tmp_path / "out" / "tiny.manifest.json") == manifest
+    assert (manifest.file, manifest.quantisation) == ("tiny.F16.gguf", "F16")
+    assert set(manifest.tensor_types) == {"F16", "F32"}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert max(p["logit_difference"] for p in report["parity"]) < 0.02
 
 
 def losses_of(out: Path) -> list[float]:

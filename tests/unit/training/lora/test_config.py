@@ -26,6 +26,14 @@ def written(folder: Path, **changes: Any) -> Path:
     return path
 
 
+CONFIGS = Path(__file__).parents[4] / "training" / "configs" / "lora"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_load_and_are_named_after_their_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
 def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_config(written(tmp_path))
     assert config.dataset == tmp_path / "data"
