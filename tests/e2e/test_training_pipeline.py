@@ -12,6 +12,7 @@ import yaml
 from training.batches import Batch, BatchPlan
 from training.chat import ChatEncoder
 from training.config import TrainConfig, load_config
+from training.data.catalog import Split
 from training.data.generator import generate
 from training.errors import TrainingError
 from training.manifest import verify_model
@@ -51,11 +52,11 @@ def encoder(config: TrainConfig) -> ChatEncoder:
 
 @pytest.fixture(scope="module")
 def data(config: TrainConfig, encoder: ChatEncoder) -> TrainingSet:
-    rows = list(generate(config.data, "train"))
+    rows = list(generate(config.data, Split.TRAIN))
     return TrainingSet(
         answers=[encoder.encode(c.messages, max_tokens=512) for c in rows],
         intents=[encoder.encode_intent(c.messages[-2].content, c.intent) for c in rows],
-        prefix=encoder.system_ids,
+        prefix=encoder.shared_ids,
     )
 
 

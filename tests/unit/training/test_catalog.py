@@ -1,10 +1,22 @@
 """The data files of the generator."""
 
 import re
+from collections import Counter
 
 import pytest
 
-from training.data.catalog import Catalog, Register, load_catalog, normalise, slots_of
+from training.data.catalog import (
+    Catalog,
+    Register,
+    Split,
+    choose_alternatives,
+    load_catalog,
+    normalise,
+    readings,
+    slots_of,
+)
+from training.data.families import jaccard, shingles
+from training.data.stream import Stream
 
 MAX_REPLY_CHARS = 220
 
@@ -14,17 +26,21 @@ def catalog() -> Catalog:
     return load_catalog()
 
 
-def test_every_intent_has_forty_patterns_in_three_registers(catalog: Catalog) -> None:
+def test_every_intent_has_five_hundred_phrases_in_three_registers(catalog: Catalog) -> None:
     for intent in catalog.intents:
         patterns = [p for p in catalog.patterns if p.intent == intent]
-        assert len(patterns) >= 40, intent
+        assert len(patterns) >= 500, intent
         assert {p.register for p in patterns} == set(Register), intent
 
 
 def test_every_intent_has_held_out_and_training_families(catalog: Catalog) -> None:
     for intent in catalog.intents:
-        families = {p.family: p.is_heldout for p in catalog.patterns if p.intent == intent}
-        assert 1 <= sum(families.values()) <= len(families) // 3, intent
+        splits = Counter(
+            {p.family: p.split for p in catalog.patterns if p.intent == intent}.values()
+        )
+        assert splits[Split.HELDOUT] >= 30, intent
+        assert splits[Split.DEV] >= 3, intent
+        assert splits[Split.TRAIN] > 6 * splits[Split.HELDOUT], intent
 
 
 def test_patterns_that_differ_in_accents_share_a_family() -> None:
@@ -50,3 +66,25 @@ def test_no_telephone_number_is_written_in_the_data_files(catalog: Catalog) -> N
         v for values in catalog.slots.values.values() for v in values
     ]
     assert not [text for text in written if re.search(r"8[024]9\D?\d{3}", text)]
+
+
+def test_near_duplicates_are_in_one_split(catalog: Catalog) -> None:
+    by_reading = {r: p.split for p in catalog.patterns for r in readings(p.text)}
+    heldout = [shingles(r) for r, split in by_reading.items() if split is Split.HELDOUT][:150]
+    trained = [shingles(r) for r, split in by_reading.items() if split is Split.TRAIN]
+    nearest = max(jaccard(a, b) for a in heldout for b in trained)
+    assert 0.3 < nearest < 0.7
+
+
+def test_an_alternative_is_chosen_and_the_rest_kept() -> None:
+    said = {choose_alternatives("[dame|pasa] el precio [porfa|]", Stream(i)) for i in range(40)}
+    assert said == {
+        "dame el precio porfa",
+        "pasa el precio porfa",
+        "dame el precio",
+        "pasa el precio",
+    }
+
+
+def test_a_phrase_without_alternatives_is_left_as_it_is() -> None:
+    assert choose_alternatives("  ?¿ ", Stream(1)) == "  ?¿ "

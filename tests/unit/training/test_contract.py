@@ -76,7 +76,7 @@ def test_schema_stays_within_the_strict_subset() -> None:
 
 def test_compact_json_has_no_spaces_and_two_decimals() -> None:
     text = an_answer().to_compact_json()
-    assert text.startswith('{"response":"¡Klk! ¿Qué busca?","intent":"saludo","confidence":0.90,')
+    assert text.startswith('{"intent":"saludo","confidence":0.90,"response":"¡Klk! ¿Qué busca?",')
     assert text.endswith('"handoff":false,"quickReplies":["Sí","No"]}')
     assert json.loads(text)["leadSignals"]["contactProvided"] is False
 

@@ -4,8 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+from training.data.catalog import intent_names
 from training.data.dataset import write_dataset
-from training.data.generator import DataConfig
+from training.data.generator import SCHEMA_VERSION, DataConfig
 
 CONFIG = DataConfig(n_train=310)
 
@@ -34,5 +35,19 @@ def test_lines_are_json_with_unescaped_spanish(tmp_path: Path) -> None:
     assert "ñ" in text
     assert "\\u" not in text
     record = json.loads(text.splitlines()[0])
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == SCHEMA_VERSION
     assert record["messages"][-1]["role"] == "assistant"
+
+
+def test_suites_have_the_golden_phrases_and_inventory_questions(tmp_path: Path) -> None:
+    manifest = write_dataset(CONFIG, tmp_path)
+    items = {
+        name: [json.loads(line) for line in (tmp_path / info.file).read_text("utf-8").splitlines()]
+        for name, info in manifest.suites.items()
+    }
+    assert len(items["golden"]) >= 1500
+    assert {i["intent"] for i in items["golden"]} == set(intent_names())
+    assert all(item["inventory"] for item in items["grounding"])
+    assert all(item["messages"][-1]["role"] == "user" for s in items.values() for item in s)
+    for name, info in manifest.suites.items():
+        assert info.n_items == len({item["id"] for item in items[name]})

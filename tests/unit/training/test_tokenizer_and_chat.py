@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from training.chat import ChatEncoder
 from training.config import TokenizerConfig
 from training.contract import chat_template, system_prompt
+from training.data.catalog import Split
 from training.data.generator import DataConfig, Message, generate
 from training.tokenizer import EOT, SPECIAL_TOKENS, special_id, train_tokenizer
 
@@ -24,7 +25,8 @@ def encoder(tokenizer: Tokenizer) -> ChatEncoder:
 
 
 def render(messages: list[Message], *, add_generation_prompt: bool) -> str:
-    everything = [{"role": "system", "content": system_prompt()}]
+    brings_its_own = messages[0].role == "system"
+    everything = [] if brings_its_own else [{"role": "system", "content": system_prompt()}]
     everything += [{"role": m.role, "content": m.content} for m in messages]
     # The template has no HTML to escape.
     template = jinja2.Environment().from_string(chat_template())  # noqa: S701
@@ -49,12 +51,26 @@ def test_any_text_survives_a_round_trip(tokenizer: Tokenizer, text: str) -> None
 def test_encoded_conversations_are_what_the_template_renders(
     tokenizer: Tokenizer, encoder: ChatEncoder
 ) -> None:
-    for conversation in generate(DataConfig(n_train=62), "train"):
+    for conversation in generate(DataConfig(n_train=62), Split.TRAIN):
         messages = list(conversation.messages)
         rendered = tokenizer.encode(render(messages, add_generation_prompt=False)).ids
         assert list(encoder.encode(messages, max_tokens=4096).ids) == rendered
         prompt = tokenizer.encode(render(messages[:-1], add_generation_prompt=True)).ids
         assert encoder.prompt_ids(messages[:-1]) == prompt
+
+
+def test_every_conversation_begins_with_the_shared_tokens(encoder: ChatEncoder) -> None:
+    conversations = list(generate(DataConfig(n_train=62, inventory_percent=50), Split.TRAIN))
+    assert {bool(c.inventory) for c in conversations} == {True, False}
+    for conversation in conversations:
+        ids = encoder.encode(conversation.messages, max_tokens=4096).ids
+        assert ids[: len(encoder.shared_ids)] == encoder.shared_ids
+
+
+def test_a_foreign_system_message_is_refused(encoder: ChatEncoder) -> None:
+    messages = [Message(role="system", content="Sé breve."), Message(role="user", content="klk")]
+    with pytest.raises(ValueError, match="must begin with the prompt"):
+        encoder.prompt_ids(messages)
 
 
 def test_only_json_replies_and_their_end_are_learnt(
@@ -76,7 +92,7 @@ def test_the_intent_exercise_learns_the_name_only(
 ) -> None:
     encoded = encoder.encode_intent("klk, precio?", "consultar_precio")
     learnt = [i for i, learn in zip(encoded.ids, encoded.learn, strict=True) if learn]
-    assert tokenizer.decode(learnt, skip_special_tokens=False) == f"consultar_precio{EOT}"
+    assert tokenizer.decode(learnt, skip_special_tokens=False) == 'consultar_precio","'
     assert encoded.ids[: len(encoder.system_ids)] == encoder.system_ids
 
 
