@@ -40,7 +40,8 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "PRIMARY KEY (feedback_id, metric)) WITHOUT ROWID",
         f"CREATE TABLE IF NOT EXISTS feedback_conflicts ({_FEEDBACK_COLUMNS}, "
         "PRIMARY KEY (feedback_id, metric)) WITHOUT ROWID",
-        "CREATE INDEX IF NOT EXISTS feedback_by_target ON feedback (target, metric, received_at)",
+        "CREATE INDEX IF NOT EXISTS feedback_by_target ON feedback "
+        "(level, tenant, target, metric, received_at, feedback_id)",
         "CREATE INDEX IF NOT EXISTS feedback_by_key ON feedback (idempotency) "
         "WHERE idempotency IS NOT NULL",
         "CREATE INDEX IF NOT EXISTS exposures_by_unit ON exposures (unit)",

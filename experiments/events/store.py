@@ -83,7 +83,8 @@ _PURGE_TEXTS = """
 DELETE FROM transcripts WHERE unrated_until < :now AND (
     keep_until < :now OR NOT EXISTS (
         SELECT 1 FROM feedback
-        WHERE target = transcripts.inference_id AND level = 'inference'
+        WHERE level = 'inference' AND tenant = transcripts.tenant
+            AND target = transcripts.inference_id
     )
 )
 """

@@ -1,7 +1,7 @@
 """Reading feedback: the votes that count, joined with the answers that they are about.
 
-Of the votes on one target and metric the last one counts. Rows come sorted by target, and one at a
-time, so that memory stays flat however many there are.
+Of the votes on one target and metric the last one counts. An index has them in that order and rows
+come one at a time, so memory stays flat however many there are.
 """
 
 import sqlite3
@@ -46,6 +46,7 @@ class Vote:
     """`enrolled`, `none` or `pinned`; for a session `enrolled` if it was exposed."""
     model_sha256: str | None
     intent: str | None
+    finish_reason: str | None
     messages: str | None
     """JSON of the captured conversation, without personal data."""
     answer: str | None
@@ -68,11 +69,10 @@ EVERYTHING = Window()
 
 _VOTES = """
 WITH ranked AS (
-    SELECT *, ROW_NUMBER() OVER last AS place,
-        COUNT(*) OVER (PARTITION BY tenant, level, target, metric) AS n_votes
+    SELECT *, ROW_NUMBER() OVER history AS n_votes, LEAD(1) OVER history IS NULL AS is_last
     FROM feedback WHERE received_at < :until
-    WINDOW last AS (
-        PARTITION BY tenant, level, target, metric ORDER BY received_at DESC, feedback_id DESC
+    WINDOW history AS (
+        PARTITION BY level, tenant, target, metric ORDER BY received_at, feedback_id
     )
 )
 SELECT f.feedback_id, f.received_at, f.tenant, f.metric, f.metric_type, f.level, f.direction,
@@ -84,7 +84,7 @@ SELECT f.feedback_id, f.received_at, f.tenant, f.metric, f.metric_type, f.level,
     COALESCE(o.version, e.version) AS version,
     CASE WHEN e.unit IS NOT NULL THEN 'enrolled' ELSE o.exposure END AS exposure,
     COALESCE(o.model_sha256, e.model_sha256) AS model_sha256,
-    o.intent, t.messages, t.answer
+    o.intent, o.finish_reason, t.messages, t.answer
 FROM ranked AS f
 LEFT JOIN outcomes AS o
     ON f.level = 'inference' AND o.inference_id = f.target AND o.tenant = f.tenant
@@ -95,13 +95,13 @@ LEFT JOIN exposures AS e
         SELECT MAX(x.exposed_at) FROM exposures AS x
         WHERE x.unit = f.target AND x.tenant = f.tenant
     )
-WHERE f.place = 1 AND f.received_at >= :since
-ORDER BY f.level DESC, f.tenant, f.target, f.metric
+WHERE f.is_last AND f.received_at >= :since
+ORDER BY f.level, f.tenant, f.target, f.metric
 """
 
 
 def read_votes(path: Path, window: Window = EVERYTHING) -> Iterator[Vote]:
-    """Yield the votes that count, those on one target together, inferences before episodes.
+    """Yield the votes that count, those on one target together, sessions before answers.
 
     Args:
         path: The event file; may be in use. One that is not there has no votes.

@@ -51,7 +51,9 @@ def training_lines(votes: Iterable[Vote]) -> Iterator[dict[str, Any]]:
         vote = rated.latest
         if not rated.praised or vote.messages is None or not vote.answer:
             continue
-        messages = json.loads(vote.messages)
+        messages = _learnable(json.loads(vote.messages))
+        if messages is None or vote.finish_reason != "stop":  # cut off, by length or otherwise
+            continue
         session = vote.unit or vote.target
         yield {
             "schema_version": CONVERSATION_VERSION,
@@ -63,6 +65,21 @@ def training_lines(votes: Iterable[Vote]) -> Iterator[dict[str, Any]]:
             "noise": [],
             "messages": [*messages, {"role": "assistant", "content": vote.answer}],
         }
+
+
+def _learnable(messages: list[dict[str, str]]) -> list[dict[str, str]] | None:
+    """Return a conversation as training reads it; None if it is no dialogue.
+
+    That is: at most one instruction, first, then user and assistant in turns, the user last.
+    """
+    told = [
+        {"role": "system" if m["role"] == "developer" else m["role"], "content": m["content"]}
+        for m in messages
+    ]
+    turns = told[1:] if told and told[0]["role"] == "system" else told
+    roles = [turn["role"] for turn in turns]
+    in_turns = roles == [("user", "assistant")[n % 2] for n in range(len(roles))]
+    return told if in_turns and len(roles) % 2 == 1 and all(m["content"] for m in told) else None
 
 
 def _answer_line(rated: RatedAnswer) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def _range(spec: MetricSpec) -> str:
 def _comment(spec: MetricSpec, value: object, max_chars: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadValue(f"is {_show(value)}; {spec.name} takes a text that is not empty")
+    if "\x00" in value:  # databases do not take it
+        raise BadValue(f"contains the character 0; {spec.name} takes readable text")
     if len(value) > max_chars:
         raise BadValue(f"has {len(value)} characters; {spec.name} takes at most {max_chars}")
     return value

@@ -17,9 +17,11 @@ from serve_app.gateway.wire import translate
 _MAX_TAGS = 16
 _SHORT_FORM = (THUMBS.name, RATING.name, CATEGORY.name, CORRECTION.name)
 
-_Id = Annotated[str, Field(min_length=1, max_length=512)]
-_TagKey = Annotated[str, Field(min_length=1, max_length=64)]
-_TagValue = Annotated[str, Field(max_length=256)]
+_NO_NUL = r"^[^\x00]*$"
+"""Databases do not take the character 0 in a text."""
+_Id = Annotated[str, Field(min_length=1, max_length=512, pattern=_NO_NUL)]
+_TagKey = Annotated[str, Field(min_length=1, max_length=64, pattern=_NO_NUL)]
+_TagValue = Annotated[str, Field(max_length=256, pattern=_NO_NUL)]
 
 
 class FeedbackBody(BaseModel):

@@ -139,6 +139,11 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("empty correction", {"inference_id": ID, "correction": "  "}, "invalid_value", "correction"),
     ("long correction", {"inference_id": ID, "correction": "x" * 2001},
      "invalid_value", "correction"),
+    ("NUL", {"inference_id": ID, "correction": "a\x00b"}, "invalid_value", "correction"),
+    ("NUL tag", {"inference_id": ID, "thumbs": "up", "tags": {"a": "\x00"}},
+     "invalid_value", "tags.a"),
+    ("NUL episode", {"episode_id": "\x00", "metric_name": "lead", "value": True},
+     "invalid_value", "episode_id"),
     ("level", {"episode_id": "s1", "thumbs": "up"}, "invalid_value", "episode_id"),
     ("level of a metric", {"inference_id": ID, "metric_name": "lead", "value": True},
      "invalid_value", "inference_id"),
@@ -199,7 +204,7 @@ async def test_unknown_and_foreign_requests_are_refused_alike(make_gateway: Make
                 (inference_id[:-1] + other_digit, mine),
                 (f"chatcmpl-{'0' * 32}", mine),
                 ("' OR 1=1 --", mine),
-                ("\x00", mine),
+                ("é" * 512, mine),
             )
         ]
         accepted = await client.post(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.cli.main import run
-from experiments.events.records import Event
+from experiments.events.records import Event, Transcript
 from experiments.events.store import EventStore
 from tests.unit.experiments.events.builders import exposure, feedback, outcome, transcript
 
@@ -228,3 +228,36 @@ def test_failed_export_leaves_the_file_that_was_there(home: Path) -> None:
     assert run(["feedback", "export", "--out", str(out), "--events", str(path)]) == 3
     assert out.read_text(encoding="utf-8") == "before"
     assert sorted(p.name for p in home.iterdir()) == ["noise.db", "out.jsonl"]
+
+
+DIALOGUES = [
+    (["user"], True),
+    (["system", "user", "assistant", "user"], True),
+    (["developer", "user"], True),
+    (["system"], False),
+    (["user", "user"], False),
+    (["user", "assistant"], False),
+    (["system", "system", "user"], False),
+    (["assistant", "user"], False),
+]
+
+
+@pytest.mark.parametrize(("roles", "kept"), DIALOGUES, ids=["-".join(d[0]) for d in DIALOGUES])
+def test_only_dialogues_that_training_reads_are_examples(
+    home: Path, roles: list[str], kept: bool
+) -> None:
+    from training.lora.dataset import Example
+
+    messages = json.dumps([{"role": role, "content": "klk"} for role in roles])
+    praised = [event for event in rated(1, thumbs=True) if not isinstance(event, Transcript)]
+    store(home, [*praised, transcript("chatcmpl-1", messages=messages)])
+    lines = exported(home, "--positive")
+    assert len(lines) == kept
+    for line in lines:
+        Example.model_validate(line)
+
+
+def test_answers_that_were_cut_off_are_no_examples(home: Path) -> None:
+    cut = outcome("chatcmpl-1", finish_reason="length")
+    store(home, [cut, transcript("chatcmpl-1"), feedback(target="chatcmpl-1")])
+    assert exported(home, "--positive") == []
