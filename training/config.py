@@ -89,6 +89,15 @@ class OptimConfig(_Config):
         return self
 
 
+class PreparedData(_Config):
+    """A dataset of `carril retrain prepare`, learnt in place of the generated conversations."""
+
+    path: Path
+    """Its folder; what counts is the content."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """In its manifest. Another one is refused."""
+
+
 class TrainConfig(_Config):
     """Everything that decides the weights of a model."""
 
@@ -104,13 +113,19 @@ class TrainConfig(_Config):
     """Of the products in forward and backward passes; weights and their updates are float32.
     bfloat16 needs a CPU with AVX512-BF16 or AMX, or a GPU: on others it is slower."""
     data: DataConfig
+    dataset: PreparedData | None = None
+    """With feedback in it. The tokenizer, single phrases and the held-out part stay those of
+    `data`."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig
 
     def sha256(self) -> str:
-        """Return the hash of the configuration's canonical JSON."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Return the hash of the configuration's canonical JSON; where data lies is not in it."""
+        apart: set[str] | dict[str, set[str]] = {"dataset": {"path"}}
+        if self.dataset is None:
+            apart = {"dataset"}  # a configuration without it has the hash that it always had
+        return hashlib.sha256(self.model_dump_json(exclude=apart).encode()).hexdigest()
 
 
 def load_config(path: Path) -> TrainConfig:

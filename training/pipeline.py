@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -17,6 +17,7 @@ from training.data.generator import Conversation, generate, phrases
 from training.evaluate import EvalReport, evaluate
 from training.export.gguf_writer import write_gguf
 from training.export.quantise import quantise
+from training.learnt import Learnt, prepared_phrases, training_conversations
 from training.manifest import (
     Architecture,
     Metrics,
@@ -50,11 +51,12 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     code_commit = _code_commit()  # of the code that runs now: HEAD may move while it trains
     report("writing the dataset")
     dataset = write_dataset(config.data, out_dir / "data")
+    learnt = training_conversations(config)
     report("training the tokenizer")
     tokenizer = train_tokenizer(config.tokenizer, seed=config.data.seed)
     tokenizer_sha256 = save_tokenizer(tokenizer, out_dir / "tokenizer.json")
 
-    result = _train(config, tokenizer, out_dir, report)
+    result = _train(config, learnt, tokenizer, out_dir, report)
     heldout = list(generate(config.data, Split.HELDOUT))
     encoder = ChatEncoder(tokenizer)
     encoded = [encoder.encode(c.messages, max_tokens=config.optim.max_tokens) for c in heldout]
@@ -75,7 +77,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
         quantisation="Q4_K_M",
         tensor_types=tensor_types,
         architecture=_architecture(config, count_parameters(result.network)),
-        dataset_sha256=dataset.sha256,
+        dataset_sha256=config.dataset.sha256 if config.dataset else dataset.sha256,
         tokenizer_sha256=tokenizer_sha256,
         config_sha256=config.sha256(),
         system_prompt_sha256=file_sha256(PROFILE_DIR / "system_prompt.txt"),
@@ -90,15 +92,19 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     return manifest
 
 
-def _train(config: TrainConfig, tokenizer: Tokenizer, out_dir: Path, report: Report) -> TrainResult:
+def _train(
+    config: TrainConfig,
+    learnt: Sequence[Learnt],
+    tokenizer: Tokenizer,
+    out_dir: Path,
+    report: Report,
+) -> TrainResult:
     encoder = ChatEncoder(tokenizer)
     limit = config.optim.max_tokens
-    said = list(phrases(config.data, config.optim.n_phrases))
+    said = [*phrases(config.data, config.optim.n_phrases), *prepared_phrases(config, learnt)]
     number = {intent: i for i, intent in enumerate(intent_names())}
     data = TrainingSet(
-        answers=[
-            encoder.encode(c.messages, max_tokens=limit) for c in generate(config.data, Split.TRAIN)
-        ],
+        answers=[encoder.encode(c.messages, max_tokens=limit) for c in learnt],
         intents=[encoder.encode_intent(p.text, p.intent) for p in said],
         prefix=encoder.shared_ids,
         bags=[(encoder.text_ids(p.text), number[p.intent]) for p in said],

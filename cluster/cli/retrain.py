@@ -252,6 +252,78 @@ def prepare(
         typer.echo(f"  left out: {finding.code.value}: {finding.detail}")
 
 
+@retrain_app.command()
+def submit(
+    config: Annotated[
+        Path, typer.Option("--config", help="Configuration of the training to repeat.")
+    ],
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="Prepared dataset; the newest by default.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Of the new model; the next minor version by default.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who submits; the user of the machine.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="A new attempt of the same work.")] = False,
+    address: Annotated[str | None, typer.Option("--address", help="Ray dashboard.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit the training on a prepared dataset to the cluster; begins the cool-down.
+
+    The model that comes out has to pass the gate like any other.
+    """
+    import getpass
+
+    from cluster.cli import jobs_output
+    from cluster.cli.console import note
+    from cluster.connection import resolve
+    from cluster.home import carril_home
+    from cluster.jobs.api import JobsApi
+    from cluster.jobs.submission import Submitter
+    from experiments.retraining.history import (
+        Submission,
+        read_history,
+        record_submission,
+        retrain_home,
+    )
+    from training.retrain.prepare import read_manifest
+    from training.retrain.submission import derive_config
+
+    home = carril_home()
+    with _told():
+        folder = dataset or _newest_dataset(retrain_home(home) / "datasets")
+        manifest = read_manifest(folder)
+        path = derive_config(
+            config, folder, manifest, retrain_home(home) / "configs", version=version
+        )
+        known = {entry.submission_id for entry in read_history(home)}
+    connection = resolve(dashboard_url=address, guess=False)
+    with JobsApi(connection.dashboard_url, token=connection.token) as api:
+        done = Submitter(api, connection, home, note).finetune(path, out=None, again=again)
+    if done.submission_id not in known:
+        record_submission(
+            home,
+            Submission(
+                at=datetime.now(UTC),
+                by=by or getpass.getuser(),
+                submission_id=done.submission_id,
+                dataset=folder.name,
+                dataset_sha256=manifest.sha256,
+                config=path.name,
+            ),
+        )
+    jobs_output.show_submitted(done, as_json=as_json)
+
+
+def _newest_dataset(datasets: Path) -> Path:
+    from experiments.retraining.errors import BadRecord
+
+    found = sorted(datasets.glob("*/manifest.json"))
+    if not found:
+        raise BadRecord(f"no prepared dataset under {str(datasets)!r}", "carril retrain prepare")
+    return found[-1].parent
+
+
 def _decide(
     items: list[str] | None,
     decision: "Literal[ReviewState.APPROVED, ReviewState.REJECTED]",

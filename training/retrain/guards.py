@@ -81,9 +81,21 @@ class Finding(NamedTuple):
     item_ids: tuple[str, ...]
 
 
+class Trusted:
+    """The original data, as a witness: what is usual, and under which label.
+
+    Args:
+        known: Labelled conversations, at least one.
+    """
+
+    def __init__(self, known: Sequence[Example]) -> None:
+        self.texts = [example.text for example in known]
+        self.classifier = PhraseClassifier(self.texts, [example.intent for example in known])
+
+
 def scan(
     items: Sequence[ReviewItem],
-    known: Sequence[Example],
+    trusted: Trusted,
     policy: GuardPolicy,
     *,
     seconded: Collection[str] = (),
@@ -92,7 +104,7 @@ def scan(
 
     Args:
         items: Approved feedback, at least one.
-        known: Labelled conversations that are trusted.
+        trusted: The original data.
         policy: Limits.
         seconded: Items that two people approved; their labels are not doubted.
     """
@@ -100,8 +112,8 @@ def scan(
         *_flood(items, policy),
         *_over_cap(items, policy),
         *_copies(items, policy),
-        *_label_flips(items, known, policy, seconded),
-        *_triggers(items, known, policy),
+        *_label_flips(items, trusted.classifier, policy, seconded),
+        *_triggers(items, trusted.texts, policy),
     ]
     return sorted(found, key=lambda finding: (not finding.blocks, finding.code.value))
 
@@ -165,12 +177,11 @@ def _copies(items: Sequence[ReviewItem], policy: GuardPolicy) -> Iterable[Findin
 
 def _label_flips(
     items: Sequence[ReviewItem],
-    known: Sequence[Example],
+    classifier: PhraseClassifier,
     policy: GuardPolicy,
     seconded: Collection[str],
 ) -> Iterable[Finding]:
     """Doubt labels that a classifier of the trusted phrases finds far less likely than another."""
-    classifier = PhraseClassifier([e.text for e in known], [e.intent for e in known])
     index = {label: at for at, label in enumerate(classifier.labels)}
     corrections = doubtful_corrections = 0
     doubtful: list[ReviewItem] = []
@@ -203,7 +214,7 @@ def _label_flips(
 
 
 def _triggers(
-    items: Sequence[ReviewItem], known: Sequence[Example], policy: GuardPolicy
+    items: Sequence[ReviewItem], known: Sequence[str], policy: GuardPolicy
 ) -> Iterable[Finding]:
     """Find phrases that are new, frequent, and under one label.
 
@@ -220,8 +231,8 @@ def _triggers(
         return
     before = Counter(
         phrase
-        for example in known
-        for phrase in phrases(example.text, policy.longest_phrase) & frequent.keys()
+        for text in known
+        for phrase in phrases(text, policy.longest_phrase) & frequent.keys()
     )
     labels = Counter(item.intent for item in items)
     alpha = policy.trigger_alpha / (2 * len(frequent))

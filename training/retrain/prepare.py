@@ -20,7 +20,7 @@ from experiments.registry.canonical import canonical_sha256
 from experiments.retraining.errors import BadRecord, Blocked
 from training.data.catalog import normalise
 from training.retrain.examples import Example, read_examples
-from training.retrain.guards import Finding, FindingCode, GuardPolicy, scan
+from training.retrain.guards import Finding, FindingCode, GuardPolicy, Trusted, scan
 from training.retrain.minhash import near_pairs
 from training.retrain.split import PARTS, Part, leaks, similar_to, split
 from training.retrain.suggestions import ReviewItem
@@ -122,7 +122,7 @@ def prepare(
         raise BadRecord(f"{str(base / 'train.jsonl')!r} has no examples")
     protected = _protected(base, suites)
     findings = [
-        *scan(approved, known, policy.guards, seconded=seconded),
+        *scan(approved, Trusted(known), policy.guards, seconded=seconded),
         *_overlaps(approved, known, protected),
     ]
     blocking = [finding for finding in findings if finding.blocks]
