@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.jobs import preflight
 from experiments.jobs.errors import JobStopped
 from experiments.jobs.preflight import Check
+from training.errors import ConfigError
 from training.jobs.run_lock import FILE as LOCK_FILE
 from training.lora.config import LoraConfig, load_config
 from training.manifest import ModelManifest
@@ -69,12 +70,22 @@ class AdapterRecipe:
         conversations = dataset / "train.jsonl"
         return [
             preflight.packages(_PACKAGES, target="training"),
-            Check("base", weights > 0, f"{weights:,} bytes of safetensors in {base}", "see `base`"),
+            self._check_base(),
             Check("data", conversations.is_file(), str(conversations), "carril data generate"),
             # Merged network, F16 and quantised file, adapter; twice the bytes where it is 16 bits.
             preflight.disk(out, 5 * weights + _DISK_MARGIN_BYTES),
             preflight.memory(2 * weights + _LIBRARIES_BYTES),
         ]
+
+    def _check_base(self) -> Check:
+        from training.lora.base import open_base
+
+        config = self.config
+        try:
+            base = open_base(config.base, template=config.chat_template, q4_k_m=config.q4_k_m)
+        except ConfigError as error:
+            return Check("base", False, str(error))
+        return Check("base", True, f"{base.n_parameters:,} weights in {base.folder}")
 
     def made(self, manifest: ModelManifest) -> bool:  # noqa: ARG002 (the hash leaves out the base)
         """Return False: base and data are not part of the configuration's hash."""

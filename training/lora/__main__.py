@@ -34,11 +34,15 @@ def command(
 ) -> None:
     """Fine-tune a local Hugging Face base of the Llama family and export it to GGUF."""
     from training.errors import ConfigError, TrainingError
-    from training.lora.config import load_config
 
     stop = _StopFlag()
     try:
-        loaded = load_config(config)  # a typing error is told before torch has loaded
+        from training.lora.base import open_base
+        from training.lora.config import load_config
+
+        loaded = load_config(config)
+        # A typing error or another architecture is told before torch has loaded.
+        open_base(loaded.base, template=loaded.chat_template, q4_k_m=loaded.q4_k_m)
         from training.lora.pipeline import LoraRun
         from training.lora.trainer import TrainingStopped
 

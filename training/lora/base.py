@@ -1,6 +1,6 @@
 """A local base model: what it is, whether it can be trained and exported, its hash.
 
-Everything here is decided from small files, before torch is loaded or a weight is read.
+All but the hash is decided from small files, before torch is loaded or a weight is read.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class Base:
 
     folder: Path
     name: str
-    sha256: str
-    """Over names and hashes of configuration, tokenizer and weights."""
+    weights: tuple[Path, ...]
+    """Its safetensors, in order."""
     vocabulary: GgufVocabulary
     bos: str | None
     eos: str
@@ -92,7 +92,7 @@ def open_base(folder: Path, *, template: TemplateSource, q4_k_m: bool) -> Base:
     return Base(
         folder=folder,
         name=folder.resolve().name,
-        sha256=_hash([folder / "config.json", tokenizer, *weights]),
+        weights=tuple(weights),
         vocabulary=vocabulary,
         bos=bos,
         eos=eos,
@@ -100,6 +100,13 @@ def open_base(folder: Path, *, template: TemplateSource, q4_k_m: bool) -> Base:
         n_parameters=count_parameters(config),
         dtype=config.get("dtype") or config.get("torch_dtype"),
     )
+
+
+def base_sha256(base: Base) -> str:
+    """Return the hash over configuration, tokenizer and weights, which are read for it."""
+    paths = [base.folder / "config.json", base.tokenizer_path, *base.weights]
+    lines = [f"{path.name} {file_sha256(path)}" for path in paths]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def count_parameters(config: Json) -> int:
@@ -181,8 +188,3 @@ def _json(path: Path) -> Json:
     if not isinstance(document, dict):
         raise ConfigError(f"{str(path)!r} of the base is no JSON object")
     return document
-
-
-def _hash(paths: list[Path]) -> str:
-    lines = [f"{path.name} {file_sha256(path)}" for path in paths]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -15,7 +15,12 @@ from training.lora.placement import Placement
 
 
 def lora_lock(
-    config: LoraConfig, base: Base, dataset: Dataset, where: Placement, code: CodeState
+    config: LoraConfig,
+    base: Base,
+    base_hash: str,
+    dataset: Dataset,
+    where: Placement,
+    code: CodeState,
 ) -> dict[str, Any]:
     """Return the lock of a run, to be written before its first step."""
     return {
@@ -24,7 +29,7 @@ def lora_lock(
         "config": {"sha256": config.sha256(), "content": config.model_dump(mode="json")},
         "base": {
             "folder": str(base.folder),
-            "sha256": base.sha256,
+            "sha256": base_hash,
             "n_parameters": base.n_parameters,
             "dtype": base.dtype,
         },
@@ -42,11 +47,11 @@ def lora_lock(
     }
 
 
-def identity(config: LoraConfig, base: Base, dataset: Dataset, where: Placement) -> str:
+def identity(config: LoraConfig, base_hash: str, dataset: Dataset, where: Placement) -> str:
     """Return a hash over what decides the weights; a checkpoint belongs to one of these."""
     parts = [
         config.sha256(),
-        base.sha256,
+        base_hash,
         dataset.sha256,
         where.device,
         where.precision,

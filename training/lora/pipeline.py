@@ -22,7 +22,7 @@ from training.export.llama_runtime import open_gguf
 from training.export.quantise import check_types, quantise
 from training.jobs.run_lock import FILE as LOCK_FILE
 from training.jobs.run_lock import to_text
-from training.lora.base import open_base
+from training.lora.base import base_sha256, open_base
 from training.lora.config import LoraConfig, MergePrecision
 from training.lora.dataset import DatasetError, Example, read_dataset
 from training.lora.encoding import TemplateEncoder
@@ -82,6 +82,7 @@ class LoraRun:
         self._dataset = read_dataset(config.dataset)
         self._encoder = TemplateEncoder(self._base, prompt=config.system_prompt)
         self._data = self._encode()
+        self._base_hash = base_sha256(self._base)
 
     @property
     def dataset_sha256(self) -> str:
@@ -149,7 +150,9 @@ class LoraRun:
         return LoraData(train=train, dev=dev, sample=sample)
 
     def _write_lock(self) -> None:
-        lock = lora_lock(self._config, self._base, self._dataset, self.where, self._code)
+        lock = lora_lock(
+            self._config, self._base, self._base_hash, self._dataset, self.where, self._code
+        )
         path = self._out / LOCK_FILE
         if path.exists() and (self._out / CHECKPOINT).exists():
             lock, changes = with_history(lock, path)
@@ -177,7 +180,7 @@ class LoraRun:
             self._encoder,
             where,
             out_dir=self._out,
-            identity=identity(config, self._base, self._dataset, where),
+            identity=identity(config, self._base_hash, self._dataset, where),
             n_parameters=self._base.n_parameters,
         )
         self._write_lock()  # after a checkpoint of another run was refused: that one keeps its lock

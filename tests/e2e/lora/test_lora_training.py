@@ -1,6 +1,7 @@
 """A LoRA training goes the whole way on a tiny base: learnt, merged, exported, proven, resumed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from transformers import LlamaForCausalLM
 
+from experiments.jobs.record import JobState, records
 from tests.e2e.lora.bases import CHATML, write_base, write_dataset
 from training.errors import ArtefactError, ExportError, TrainingError
 from training.lora.base import open_base
@@ -174,7 +176,7 @@ def signalled(
     )
 
 
-def test_a_training_killed_and_stopped_resumes_to_the_same_adapter(
+def test_a_training_killed_and_stopped_ends_as_a_job_with_the_same_adapter(
     folder: Path, finished: Path, tmp_path: Path
 ) -> None:
     config, out = folder / "config.yaml", tmp_path / "stopped"
@@ -185,9 +187,18 @@ def test_a_training_killed_and_stopped_resumes_to_the_same_adapter(
     assert "stopped after step 9 of 12" in stopped.stderr
     assert stopped.returncode == 130
     assert not (out / "adapter").exists()
-    lines: list[str] = []
-    LoraRun(load_config(config), out, report=lines.append).run()
-    assert "resuming at step 9" in lines
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-m", "training.jobs.finetune", "--resume", *command(config, out)[3:]],
+        env=os.environ | {"CARRIL_HOME": str(home), "CARRIL_TRACKING": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step 9" in done.stderr
+    (job,) = records(home)
+    assert job.state is JobState.SUCCEEDED
     weights = "adapter/adapter_model.safetensors"
     assert (out / weights).read_bytes() == (finished / weights).read_bytes()
     assert losses_of(out) == losses_of(finished)
