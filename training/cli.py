@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-data_app = typer.Typer(help="Generate the synthetic dataset.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from training.data.generator import DataConfig
+
+data_app = typer.Typer(help="Generate, check and count training data.", no_args_is_help=True)
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
@@ -18,19 +21,31 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as on
 @data_app.command("generate")
 def generate_command(
     out: OutOption,
-    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same bytes.")] = 42,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Take the data section of a training configuration."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed; the same seed gives the same bytes.")
+    ] = None,
     n_train: Annotated[
-        int, typer.Option("--n", min=1, help="Number of training conversations.")
-    ] = 12_000,
+        int | None, typer.Option("--n", min=1, help="Number of training conversations.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write train.jsonl, heldout.jsonl and manifest.json."""
+    """Write the splits, the evaluation suites and manifest.json."""
     from training.data.catalog import CatalogError
     from training.data.dataset import manifest_summary, write_dataset
     from training.data.generator import DataConfig
+    from training.errors import ConfigError
 
     try:
-        manifest = write_dataset(DataConfig(seed=seed, n_train=n_train), out)
+        data = _data_config(config) if config else DataConfig()
+        changes = {"seed": seed, "n_train": n_train}
+        data = data.model_copy(update={k: v for k, v in changes.items() if v is not None})
+        manifest = write_dataset(data, out)
+    except ConfigError as err:
+        raise _failed(str(err), _EXIT_USAGE) from err
     except (CatalogError, OSError) as err:
         raise _failed(str(err), _EXIT_FAILED) from err
     if as_json:
@@ -39,7 +54,77 @@ def generate_command(
     typer.echo(f"sha256 {manifest.sha256}")
     for name, info in manifest.splits.items():
         counts = f"{info.n_conversations} conversations, {info.n_families} phrase families"
-        typer.echo(f"{name:8} {counts}, {out / info.file}")
+        typer.echo(f"{name:10} {counts}, {out / info.file}")
+    for name, suite in manifest.suites.items():
+        typer.echo(f"{name:10} {suite.n_items} items to evaluate on, {out / suite.file}")
+    typer.echo(f"{'ratings':10} {manifest.ratings.n_items} rated answers, {manifest.ratings.file}")
+
+
+@data_app.command("validate")
+def validate_command(
+    folder: Annotated[Path, typer.Argument(help="What `carril data generate` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check hashes, lines, ids, answers, classes and leaks; exit 1 if anything is wrong."""
+    from training.data.validation import (
+        golden_near_duplicates,
+        validate_dataset,
+        validate_sources,
+    )
+
+    problems = validate_sources() + validate_dataset(folder)
+    near = None if problems else golden_near_duplicates(folder)
+    if as_json:
+        report = {"problems": problems, "golden_near_duplicates": near and near._asdict()}
+        typer.echo(json.dumps(report, ensure_ascii=False))
+    else:
+        for problem in problems:
+            typer.echo(f"error: {problem}", err=True)
+        if near:
+            typer.echo("sound: hashes, lines, ids, answers, classes, no family in two splits")
+            typer.echo(
+                f"golden set: {near.n_near} of {near.n_golden} messages are at least 0.8 alike "
+                "(4-grams) to one that is trained on"
+            )
+            for golden, trained in near.examples:
+                typer.echo(f"  {golden!r} ~ {trained!r}")
+    if problems:
+        raise typer.Exit(_EXIT_FAILED)
+
+
+@data_app.command("stats")
+def stats_command(
+    folder: Annotated[Path, typer.Argument(help="What `carril data generate` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Count conversations by intent, register, noise and length."""
+    from training.data.catalog import Split
+    from training.data.statistics import split_statistics
+
+    try:
+        files = {str(split): folder / f"{split}.jsonl" for split in Split}
+        found = {name: split_statistics(path) for name, path in files.items() if path.exists()}
+    except (OSError, ValueError) as err:
+        raise _failed(f"{folder}: {err}", _EXIT_FAILED) from err
+    if not found:
+        raise _failed(f"{str(folder)!r} has no split; see `carril data generate`", _EXIT_FAILED)
+    if as_json:
+        typer.echo(json.dumps({k: v._asdict() for k, v in found.items()}, ensure_ascii=False))
+        return
+    for name, stats in found.items():
+        typer.echo(
+            f"{name}: {stats.n_conversations} conversations, {stats.n_families} phrase families, "
+            f"{stats.n_messages} messages of customers, {stats.n_distinct} different; "
+            f"{stats.n_with_inventory} with inventory"
+        )
+        for title, counts in (
+            ("intents", stats.intents),
+            ("registers", stats.registers),
+            ("noise", stats.noise),
+            ("turns", stats.turns),
+        ):
+            listed = ", ".join(f"{key} {n}" for key, n in counts.items())
+            typer.echo(f"  {title}: {listed}")
 
 
 def train_command(
@@ -79,6 +164,12 @@ def train_command(
         f"held-out: loss {metrics.heldout_loss}, intent accuracy {metrics.intent_accuracy}, "
         f"valid JSON {metrics.json_validity} (n = {metrics.n_conversations})"
     )
+
+
+def _data_config(path: Path) -> "DataConfig":
+    from training.config import load_config
+
+    return load_config(path).data
 
 
 def _failed(message: str, code: int) -> typer.Exit:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from training.data.catalog import Split, catalog_sha256
 from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, generate
+from training.data.ratings import rated_answers
 from training.data.suites import golden_items, grounding_items, heldout_items, to_line
 
 
@@ -47,6 +48,9 @@ class DatasetManifest(BaseModel):
     config: DataConfig
     splits: dict[str, SplitInfo]
     suites: dict[str, SuiteInfo]
+    ratings: SuiteInfo
+    """Rated answers to try the feedback loop with; nothing is trained on them, so no part of
+    `sha256`."""
 
 
 def dataset_sha256(hashes: Iterable[str]) -> str:
@@ -66,7 +70,7 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         str(split): _write_split(list(generate(config, split)), split, out_dir) for split in Split
     }
     suites = {
-        name: _write_suite(map(to_line, items), name, out_dir)
+        name: _write_lines(map(to_line, items), Path("suites") / f"{name}.jsonl", out_dir)
         for name, items in (
             ("heldout", heldout_items(config)),
             ("golden", golden_items()),
@@ -81,6 +85,7 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         config=config,
         splits=infos,
         suites=suites,
+        ratings=_write_lines(map(to_line, rated_answers(config)), Path("ratings.jsonl"), out_dir),
     )
     write_text(out_dir / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
     return manifest
@@ -107,8 +112,7 @@ def _write_split(conversations: list[Conversation], split: Split, out_dir: Path)
     )
 
 
-def _write_suite(lines: Iterable[str], name: str, out_dir: Path) -> SuiteInfo:
-    file = Path("suites") / f"{name}.jsonl"
+def _write_lines(lines: Iterable[str], file: Path, out_dir: Path) -> SuiteInfo:
     written = list(lines)
     text = "".join(f"{line}\n" for line in written)
     (out_dir / file.parent).mkdir(exist_ok=True)
