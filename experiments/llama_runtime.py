@@ -33,6 +33,11 @@ def _silence(level: int, text: bytes, data: ctypes.c_void_p) -> None:
     """Drop llama.cpp's log lines: results are checked, not read."""
 
 
+def be_silent() -> None:
+    """Keep llama.cpp from writing to stderr."""
+    llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
+
+
 class Token(NamedTuple):
     """A generated token."""
 
@@ -58,11 +63,13 @@ class Generation(NamedTuple):
 class GgufModel:
     """A GGUF file opened in llama.cpp on the CPU, with one context."""
 
-    def __init__(self, path: Path, *, n_ctx: int = 1024, threads: int = 2) -> None:
-        """Open a file; use `open_gguf` where a `with` block fits."""
+    def __init__(
+        self, path: Path, *, n_ctx: int = 1024, threads: int = 2, adapter: Path | None = None
+    ) -> None:
+        """Open a file, with an adapter over it or without; `open_gguf` fits a `with` block."""
         if not path.is_file():
             raise GgufError(f"There is no model file {str(path)!r}")
-        llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
+        be_silent()
         llama_cpp.llama_backend_init()
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = 0
@@ -75,21 +82,22 @@ class GgufModel:
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             raise GgufError(f"llama.cpp cannot make a context for {str(path)!r}")
+        if adapter is not None:
+            self._lay_over(adapter)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_ctx = n_ctx
         self._prefix: tuple[int, ...] = ()
 
     def close(self) -> None:
-        """Free context and weights."""
+        """Free context and weights; an adapter goes with the weights."""
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    @property
     def chat_template(self) -> str | None:
-        """The Jinja chat template in the file, None if there is none."""
-        raw = llama_cpp.llama_model_chat_template(self._model, None)
-        return None if raw is None else raw.decode()
+        """Return the Jinja chat template that the file carries."""
+        template: bytes | None = llama_cpp.llama_model_chat_template(self._model, None)
+        return None if template is None else template.decode()
 
     def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Return the ids of a text, without adding any."""
@@ -203,6 +211,18 @@ class GgufModel:
             self._decode(prefix, 0)
             self._prefix = prefix
 
+    def _lay_over(self, adapter: Path) -> None:
+        if not adapter.is_file():
+            raise GgufError(f"There is no adapter file {str(adapter)!r}")
+        loaded = llama_cpp.llama_adapter_lora_init(self._model, str(adapter).encode())
+        if not loaded:
+            raise GgufError(f"llama.cpp cannot lay {str(adapter)!r} over this base")
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(loaded)
+        if status := llama_cpp.llama_set_adapters_lora(
+            self._context, adapters, 1, (ctypes.c_float * 1)(1.0)
+        ):
+            raise GgufError(f"llama_set_adapters_lora returned {status}")
+
     def _piece(self, token: int) -> bytes:
         room = 256
         buffer = ctypes.create_string_buffer(room)
@@ -294,13 +314,21 @@ def _logprob(row: NDArray[np.float32], token: int) -> float:
 
 
 @contextmanager
-def open_gguf(path: Path, *, n_ctx: int = 1024, threads: int = 2) -> Iterator[GgufModel]:
+def open_gguf(
+    path: Path, *, n_ctx: int = 1024, threads: int = 2, adapter: Path | None = None
+) -> Iterator[GgufModel]:
     """Open a GGUF file for the length of a `with` block.
 
+    Args:
+        path: The model.
+        n_ctx: Longest sequence, in tokens.
+        threads: CPU threads.
+        adapter: A LoRA adapter in GGUF to lay over it at its full scale.
+
     Raises:
-        GgufError: If the file is missing or llama.cpp refuses it.
+        GgufError: If a file is missing or llama.cpp refuses it.
     """
-    model = GgufModel(path, n_ctx=n_ctx, threads=threads)
+    model = GgufModel(path, n_ctx=n_ctx, threads=threads, adapter=adapter)
     try:
         yield model
     finally:

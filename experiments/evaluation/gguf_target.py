@@ -66,7 +66,7 @@ class GgufTarget:
         except GgufError as err:
             raise TargetUnavailable(str(err)) from err
         self._profile = profile
-        template = self._model.chat_template or profile.chat_template
+        template = self._model.chat_template() or profile.chat_template
         self._prompts = _PromptEncoder(template, self._model)
         self._n_prefix = self._prompts.common_prefix(profile.system_prompt)
 

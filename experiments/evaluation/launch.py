@@ -17,6 +17,14 @@ from experiments.evaluation.target import Target
 
 OnStage = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
+_NOT_OF_A_CLASSIFIER = {
+    Skippable.ADVERSARIAL,
+    Skippable.GROUNDING,
+    Skippable.LEADS,
+    Skippable.NATURALNESS,
+    Skippable.PII,
+}
+"""What needs an answer in words, which a classifier does not give."""
 
 
 def evaluate(
@@ -60,7 +68,7 @@ def evaluate(
             profile,
             out=out,
             thresholds=settings.thresholds,
-            skip=settings.skip,
+            skip=settings.skip | (_NOT_OF_A_CLASSIFIER if settings.target == "baseline" else set()),
             baselines=baselines,
             on_progress=on_progress,
         )

@@ -124,7 +124,7 @@ def test_a_fallback_type_is_refused(nano: Path) -> None:
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(ArtefactError, match=r"broken\.gguf"):
-        GgufModel(broken)
-    with pytest.raises(ArtefactError, match=r"none\.gguf"):
-        GgufModel(tmp_path / "none.gguf")
+    with pytest.raises(ArtefactError, match=r"broken\.gguf"), open_gguf(broken):
+        pass
+    with pytest.raises(ArtefactError, match=r"none\.gguf"), open_gguf(tmp_path / "none.gguf"):
+        pass
