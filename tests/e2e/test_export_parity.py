@@ -12,7 +12,7 @@ from training.config import TokenizerConfig, TrainConfig
 from training.data.generator import DataConfig, Message
 from training.errors import ArtefactError, ExportError
 from training.export.gguf_writer import write_gguf
-from training.export.llama_runtime import GgufModel, open_gguf
+from training.export.llama_runtime import open_gguf
 from training.export.quantise import Q4_K_M_TYPES, check_types, quantise
 from training.network import build_network, make_deterministic, sequence_logits
 from training.tokenizer import SPECIAL_TOKENS, train_tokenizer
