@@ -39,8 +39,10 @@ class Ledger:
         Raises:
             BrokenLedger: If a line was altered, removed or moved; the message names the first.
         """
+        head = self._head()  # first: a line may be appended while the others are read
         entries = self._chained()
-        self._check_head(entries)
+        if head is not None:
+            self._check_head(head, entries)
         return entries
 
     def append(
@@ -106,14 +108,18 @@ class Ledger:
             raise BrokenLedger(f"{where} has the token {entry.token} of an earlier lock holder")
         return entry
 
-    def _check_head(self, entries: Sequence[LedgerEntry]) -> None:
+    def _head(self) -> tuple[int, str] | None:
+        """Return number and hash of the last line; None in a fresh registry."""
         try:
             head = json.loads(self._head_path.read_bytes())
-            seq, digest = int(head["seq"]), str(head["hash"])
+            return int(head["seq"]), str(head["hash"])
         except FileNotFoundError:
-            return  # an older or a fresh registry; the next append writes it
+            return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BrokenLedger(f"{self._head_path} cannot be read: {error}") from error
+
+    def _check_head(self, head: tuple[int, str], entries: Sequence[LedgerEntry]) -> None:
+        seq, digest = head
         # The file may lag behind by the line that was written just before a crash.
         if seq > len(entries) or (seq and entries[seq - 1].hash != digest):
             raise BrokenLedger(

@@ -123,6 +123,23 @@ def test_a_line_written_just_before_a_crash_counts(root: Path) -> None:
     assert len(Ledger(root).entries()) == 4
 
 
+def test_a_line_appended_while_the_others_are_read_is_no_fault(root: Path) -> None:
+    class Slow(Ledger):
+        """Somebody else appends just after the lines were read."""
+
+        appended = False
+
+        def _raw(self) -> bytes:
+            raw = super()._raw()
+            if not self.appended:
+                self.appended = True
+                append(root, "4.0.0")
+            return raw
+
+    assert len(Slow(root).entries()) == 3
+    assert len(Ledger(root).entries()) == 4
+
+
 def test_an_unreadable_head_is_an_error(root: Path) -> None:
     (root / "ledger.head.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BrokenLedger, match=r"ledger.head.json cannot be read"):
