@@ -1,6 +1,5 @@
 """From a configuration to files that serve: train, merge, export, prove, quantise, measure."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from training.export.quantise import check_types, quantise
 from training.jobs.run_lock import FILE as LOCK_FILE
 from training.jobs.run_lock import to_text
 from training.lora.base import base_sha256, open_base
-from training.lora.config import LoraConfig, MergePrecision
+from training.lora.config import LoraConfig, MergePrecision, SystemPrompt
 from training.lora.dataset import DatasetError, Example, read_dataset
 from training.lora.encoding import TemplateEncoder
 from training.lora.lock import identity, lora_lock, with_history
@@ -46,6 +45,8 @@ Report = Callable[[str], None]
 
 ADAPTER_DIR = "adapter"
 MERGED_DIR = "hf"
+_PROMPT, _SCHEMA, _TEMPLATE = "system_prompt.txt", "answer.schema.json", "chat_template.jinja"
+"""Files of a profile."""
 _N_PARITY_PROMPTS = 4
 
 
@@ -98,8 +99,8 @@ class LoraRun:
         """Do everything and return the manifest of the finished model.
 
         The folder then holds `run.lock.json`, `metrics.jsonl`, the adapter for PEFT and as GGUF,
-        the merged network for Hugging Face, its F16 and Q4_K_M GGUF, `report.json` and, written
-        last, the manifest.
+        the merged network for Hugging Face, its F16 and Q4_K_M GGUF, `report.json`, the profile to
+        serve it with and, written last, the manifest.
 
         Args:
             on_step: Receives the figures of every step.
@@ -255,7 +256,18 @@ class LoraRun:
             "eos_token": base.eos,
         }
         write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
-        write_text(folder / "chat_template.jinja", base.template)
+        write_text(folder / _TEMPLATE, base.template)
+
+    def _write_profile(self) -> Path:
+        """Write what the model is to be served with, which the registry keeps with it."""
+        folder = self._out / "profile"
+        folder.mkdir(exist_ok=True)
+        with_prompt = self._config.system_prompt is SystemPrompt.PROFILE
+        prompt = (PROFILE_DIR / _PROMPT).read_text(encoding="utf-8") if with_prompt else ""
+        write_text(folder / _PROMPT, prompt)  # an empty one: served without
+        write_text(folder / _SCHEMA, (PROFILE_DIR / _SCHEMA).read_text(encoding="utf-8"))
+        write_text(folder / _TEMPLATE, self._base.template)
+        return folder
 
     def _measure(self, model: Path) -> AnswerScores:
         """Let the file that ships answer conversations that were not trained on."""
@@ -276,6 +288,7 @@ class LoraRun:
         self, trained: LoraResult, exported: "Exported", scores: AnswerScores
     ) -> ModelManifest:
         config, base = self._config, self._base
+        profile = self._write_profile()
         return ModelManifest(
             name=config.name,
             version=config.version,
@@ -289,9 +302,9 @@ class LoraRun:
             dataset_sha256=self._dataset.sha256,
             tokenizer_sha256=file_sha256(base.tokenizer_path),
             config_sha256=config.sha256(),
-            system_prompt_sha256=file_sha256(PROFILE_DIR / "system_prompt.txt"),
-            answer_schema_sha256=file_sha256(PROFILE_DIR / "answer.schema.json"),
-            chat_template_sha256=hashlib.sha256(base.template.encode()).hexdigest(),
+            system_prompt_sha256=file_sha256(profile / _PROMPT),
+            answer_schema_sha256=file_sha256(profile / _SCHEMA),
+            chat_template_sha256=file_sha256(profile / _TEMPLATE),
             seed=config.seed,
             code_commit=self._code.commit,
             metrics=Metrics(

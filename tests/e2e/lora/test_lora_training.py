@@ -102,6 +102,23 @@ def test_the_manifest_ties_the_quantised_file(finished: Path) -> None:
     assert manifest.metrics.n_conversations == 3
 
 
+def test_the_result_registers_with_the_profile_it_was_trained_with(
+    finished: Path, tmp_path: Path
+) -> None:
+    environment = os.environ | {"CARRIL_HOME": str(tmp_path), "CARRIL_TRACKING": "off"}
+    manifest = finished / "tiny.manifest.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli.main", "models", "register", str(manifest)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (kept,) = tmp_path.rglob("chat_template.jinja")
+    assert kept.read_text(encoding="utf-8") == CHATML
+
+
 def test_merged_network_and_adapter_on_base_agree_with_the_files(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     merged, on_base = report["parity"]
