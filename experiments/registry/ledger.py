@@ -41,8 +41,9 @@ class Ledger:
         """
         head = self._head()  # first: a line may be appended while the others are read
         entries = self._chained()
-        if head is not None:
-            self._check_head(head, entries)
+        if head is None and len(entries) > 1:  # the first lines of all came meanwhile
+            head, entries = self._head(), self._chained()
+        self._check_head(head or (0, GENESIS), entries)
         return entries
 
     def append(
@@ -109,7 +110,7 @@ class Ledger:
         return entry
 
     def _head(self) -> tuple[int, str] | None:
-        """Return number and hash of the last line; None in a fresh registry."""
+        """Return number and hash of the last line that is known; None if nothing is."""
         try:
             head = json.loads(self._head_path.read_bytes())
             return int(head["seq"]), str(head["hash"])
@@ -120,7 +121,12 @@ class Ledger:
 
     def _check_head(self, head: tuple[int, str], entries: Sequence[LedgerEntry]) -> None:
         seq, digest = head
-        # The file may lag behind by the line that was written just before a crash.
+        # It lags behind by one line after a crash, and while somebody appends.
+        if not seq and len(entries) > 1:
+            raise BrokenLedger(
+                f"{self._head_path} is missing, so nobody can tell whether the ledger is complete",
+                "restore both files from a backup",
+            )
         if seq > len(entries) or (seq and entries[seq - 1].hash != digest):
             raise BrokenLedger(
                 f"{self.path} has {len(entries)} lines; line {seq} with hash {digest[:12]} is "

@@ -140,6 +140,19 @@ def test_a_line_appended_while_the_others_are_read_is_no_fault(root: Path) -> No
     assert len(Ledger(root).entries()) == 4
 
 
+def test_without_its_head_a_ledger_may_have_lost_its_end(root: Path) -> None:
+    (root / "ledger.head.json").unlink()
+    with pytest.raises(BrokenLedger, match=r"ledger.head.json is missing"):
+        Ledger(root).entries()
+
+
+def test_a_crash_after_the_very_first_line_is_none_of_that(tmp_path: Path) -> None:
+    append(tmp_path, "1.0.0")
+    (tmp_path / "ledger.head.json").unlink()
+    append(tmp_path, "2.0.0")
+    assert len(Ledger(tmp_path).entries()) == 2
+
+
 def test_an_unreadable_head_is_an_error(root: Path) -> None:
     (root / "ledger.head.json").write_text("[]", encoding="utf-8")
     with pytest.raises(BrokenLedger, match=r"ledger.head.json cannot be read"):
