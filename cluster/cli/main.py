@@ -185,6 +185,24 @@ def jobs(context: typer.Context) -> None:
     jobs_app(args=context.args, prog_name="carril jobs")
 
 
+@app.command()
+def loop(
+    config: Annotated[Path, typer.Option("--config", help="What a turn is made of (YAML).")] = Path(
+        "training/configs/loop.yaml"
+    ),
+    serve_config: Annotated[
+        Path, typer.Option("--serve-config", help="Config that is served now.")
+    ] = DEFAULT_CONFIG,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for a deployment.")] = 600,
+    api_key: Annotated[str | None, typer.Option(help="API key; CARRIL_API_KEY.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go the whole way under traffic: data, training, gate, promotion, rollback."""
+    from cluster.cli import loop as command
+
+    command.run(config, serve_config, timeout_s=timeout, api_key=api_key, as_json=as_json)
+
+
 @app.command(context_settings=_FORWARD)
 def models(context: typer.Context) -> None:
     """Register, promote and roll back models."""
@@ -215,6 +233,14 @@ def evaluation(context: typer.Context) -> None:
     from experiments.evaluation.cli import eval_app
 
     eval_app(args=context.args, prog_name="carril eval")
+
+
+@app.command(context_settings=_FORWARD)
+def drift(context: typer.Context) -> None:
+    """Compare live traffic with a reference; alert people when it moved."""
+    from experiments.drift.cli import drift_app
+
+    drift_app(args=context.args, prog_name="carril drift")
 
 
 @app.command(context_settings=_FORWARD)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, or the folder that the packages are installed in."""
+_PARTS = ("experiments", "training", "models")
+"""What a job runs or reads; an edit elsewhere makes no other job."""
 
 
 class CodeState(BaseModel):
@@ -22,7 +24,7 @@ class CodeState(BaseModel):
     commit: str | None = None
     """Git commit, null outside a checkout."""
     dirty: bool | None = None
-    """Whether tracked files differ from the commit; null outside a checkout."""
+    """Whether tracked files that a job uses differ from the commit; null outside a checkout."""
     diff_sha256: str | None = None
     """Hash of that difference, null without one."""
 
@@ -38,7 +40,7 @@ def code_state(root: Path = ROOT) -> CodeState:
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return CodeState(version=version)
-    diff = _git(root, "diff", "HEAD", "--binary", "--", "*.py", "*.yaml", "*.json", "*.txt") or b""
+    diff = _git(root, "diff", "HEAD", "--binary", "--", *_PARTS) or b""
     return CodeState(
         version=version,
         commit=commit.decode().strip(),

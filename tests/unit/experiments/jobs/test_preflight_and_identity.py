@@ -82,11 +82,15 @@ def test_an_uncommitted_change_is_part_of_the_codes_identity(tmp_path: Path) -> 
 
     outside = code_state(tmp_path)
     git("init", "-q")
-    (tmp_path / "a.py").write_text("x = 1\n")
-    git("add", "a.py")
+    used, unused = tmp_path / "training" / "a.py", tmp_path / "README.md"
+    used.parent.mkdir()
+    used.write_text("x = 1\n")
+    unused.write_text("one\n")
+    git("add", ".")
     git("commit", "-qm", "one")
+    unused.write_text("two\n")
     clean = code_state(tmp_path)
-    (tmp_path / "a.py").write_text("x = 2\n")
+    used.write_text("x = 2\n")
     dirty = code_state(tmp_path)
 
     assert (outside.commit, outside.dirty) == (None, None)

@@ -1,0 +1,264 @@
+"""What is submitted, under which id, and which of two sources is right about a job."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cluster.connection import Connection
+from cluster.errors import CommandError, ExitCode
+from cluster.jobs.api import JobsApi, RayJob, Submission
+from cluster.jobs.follow import follow
+from cluster.jobs.submission import Submitter
+from cluster.jobs.view import all_jobs, find
+from experiments.jobs.code_state import CodeState
+from experiments.jobs.record import JobFolder, JobRecord, JobState
+
+ROOT = Path(__file__).resolve().parents[3]
+TINY = ROOT / "training" / "configs" / "tiny.yaml"
+
+
+class JobsInMemory(JobsApi):
+    """Ray's side, without Ray."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:9")
+        self.known: dict[str, RayJob] = {}
+        self.submitted: list[Submission] = []
+        self.trainers = 1.0
+        self.refusal: CommandError | None = None
+
+    def submit(self, job: Submission) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.submitted.append(job)
+        self.known[job.submission_id] = RayJob(
+            submission_id=job.submission_id,
+            status="PENDING",
+            entrypoint=job.entrypoint,
+            message=None,
+            started_at=None,
+            ended_at=None,
+            exit_code=None,
+        )
+
+    def jobs(self) -> dict[str, RayJob]:
+        return dict(self.known)
+
+    def logs(self, submission_id: str) -> str | None:
+        return f"driver of {submission_id}\n" if submission_id in self.known else None
+
+    def total_of(self, resource: str) -> float:
+        return self.trainers if resource == "trainer" else 0.0
+
+    def end(self, job: str, status: str, message: str | None = None) -> None:
+        ended = datetime.now(UTC)
+        self.known[job] = replace(self.known[job], status=status, message=message, ended_at=ended)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ray() -> JobsInMemory:
+    return JobsInMemory()
+
+
+@pytest.fixture
+def submitter(ray: JobsInMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submitter:
+    monkeypatch.setenv("CARRIL_TRACKING", "off")
+    # Whoever edits code while the tests run would make it other work.
+    monkeypatch.setattr("cluster.jobs.submission.code_state", lambda: CodeState(version="1"))
+    elsewhere = Connection(
+        dashboard_url="http://127.0.0.1:9", http_url="http://127.0.0.1:9", token=None, record=None
+    )
+    return Submitter(ray, elsewhere, tmp_path, lambda _: None)
+
+
+Change = Callable[..., None]
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> Change:
+    """Rewrites a record, as the job itself does."""
+
+    def change(job: str, **fields: object) -> None:
+        folder = JobFolder(tmp_path, job)
+        record = folder.read()
+        assert record is not None
+        folder.write(record.model_copy(update=fields))
+
+    return change
+
+
+def test_the_same_work_is_submitted_once(submitter: Submitter, ray: JobsInMemory) -> None:
+    first = submitter.finetune(TINY, out=None, again=False)
+    second = submitter.finetune(TINY, out=None, again=False)
+
+    assert (first.new, second.new) == (True, False)
+    assert first.submission_id == second.submission_id
+    [job] = ray.submitted
+    assert job.resources == {"trainer": 1}
+    assert "-m training.jobs.finetune --config" in job.entrypoint
+    assert "--resume" in job.entrypoint
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.STOPPED])
+def test_work_that_did_not_end_well_goes_on_where_it_stopped(
+    submitter: Submitter, change: Change, state: JobState
+) -> None:
+    first = submitter.finetune(TINY, out=None, again=False)
+    change(first.submission_id, state=state)
+
+    second = submitter.finetune(TINY, out=None, again=False)
+
+    assert second.submission_id == f"{first.submission_id}-2"
+    assert second.out == first.out
+
+
+def test_work_that_succeeded_is_repeated_on_request_in_a_new_folder(
+    submitter: Submitter, change: Change
+) -> None:
+    first = submitter.finetune(TINY, out=None, again=False)
+    change(first.submission_id, state=JobState.SUCCEEDED)
+
+    assert not submitter.finetune(TINY, out=None, again=False).new
+    repeated = submitter.finetune(TINY, out=None, again=True)
+
+    assert repeated.new
+    assert repeated.out != first.out
+
+
+def test_a_job_in_the_queue_says_for_whom_it_waits(submitter: Submitter) -> None:
+    first = submitter.finetune(TINY, out=None, again=False)
+
+    assert submitter.evaluate(["--limit", "3"], again=False).waits_for == first.submission_id
+
+
+def test_an_evaluation_is_another_one_when_a_file_it_reads_changes(
+    submitter: Submitter, tmp_path: Path
+) -> None:
+    config = tmp_path / "evaluation.yaml"
+    config.write_text("a: 1")
+    one = submitter.evaluate(["--config", str(config)], again=False)
+    config.write_text("a: 2")
+
+    assert submitter.evaluate(["--config", str(config)], again=False).new
+    config.write_text("a: 1")
+    assert submitter.evaluate(["--config", str(config)], again=False).submission_id == (
+        one.submission_id
+    )
+
+
+def test_a_refused_submission_leaves_nothing(
+    submitter: Submitter, ray: JobsInMemory, tmp_path: Path
+) -> None:
+    ray.refusal = CommandError("no")
+
+    with pytest.raises(CommandError, match="no"):
+        submitter.finetune(TINY, out=None, again=False)
+
+    assert all_jobs(tmp_path, ray) == []
+
+
+def test_a_cluster_without_trainer_is_refused(submitter: Submitter, ray: JobsInMemory) -> None:
+    ray.trainers = 0
+
+    with pytest.raises(CommandError, match="has no resource 'trainer'") as refused:
+        submitter.finetune(TINY, out=None, again=False)
+
+    assert refused.value.code is ExitCode.INFRASTRUCTURE
+
+
+def test_a_broken_configuration_is_a_usage_error(submitter: Submitter, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: Not Allowed")
+
+    with pytest.raises(CommandError, match=r"broken\.yaml.*name: ") as refused:
+        submitter.finetune(path, out=None, again=False)
+
+    assert refused.value.code is ExitCode.USAGE
+
+
+def test_a_job_that_failed_before_its_own_code_is_described_by_ray(
+    submitter: Submitter, ray: JobsInMemory, tmp_path: Path
+) -> None:
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    ray.end(job, "FAILED", "No module named 'training'")
+
+    view = find(tmp_path, ray, job)
+
+    assert (view.state, view.error) == (JobState.FAILED, "No module named 'training'")
+    gone = find(tmp_path, None, job)  # kept, though the cluster is not
+    assert (gone.state, gone.error) == (view.state, view.error)
+    assert JobFolder(tmp_path, job).driver_log_path.read_text() == f"driver of {job}\n"
+
+
+def test_a_job_that_vanished_with_its_cluster_was_killed(
+    submitter: Submitter, tmp_path: Path
+) -> None:
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+
+    view = find(tmp_path, None, job)
+
+    assert view.state is JobState.KILLED
+    assert "killed" in str(view.error)
+
+
+def test_what_a_job_says_of_itself_counts_more_than_what_ray_saw(
+    submitter: Submitter, ray: JobsInMemory, tmp_path: Path, change: Change
+) -> None:
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    change(job, state=JobState.STOPPED, error="stopped on request", exit_code=130)
+    ray.end(job, "FAILED", "exit code 130")
+
+    assert find(tmp_path, ray, job).error == "stopped on request"
+
+
+def test_a_job_that_is_not_ours_is_listed_too(ray: JobsInMemory, tmp_path: Path) -> None:
+    ray.submit(Submission(submission_id="raysubmit_x", entrypoint="echo"))
+
+    [view] = all_jobs(tmp_path, ray)
+
+    assert (view.submission_id, view.record) == ("raysubmit_x", None)
+
+
+def test_a_job_is_found_by_how_its_id_begins(submitter: Submitter, tmp_path: Path) -> None:
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    submitter.evaluate(["--limit", "3"], again=False)
+
+    assert find(tmp_path, None, "fine").submission_id == job
+    with pytest.raises(CommandError, match="matches several"):
+        find(tmp_path, None, "")
+    with pytest.raises(CommandError, match="is no job"):
+        find(tmp_path, None, "nope")
+
+
+def test_following_shows_every_line_once(
+    submitter: Submitter, ray: JobsInMemory, tmp_path: Path, change: Change
+) -> None:
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    shown: list[str] = []
+
+    def write(text: str) -> None:
+        shown.append(text)
+        folder = JobFolder(tmp_path, job)
+        if len(shown) == 1:
+            folder.log_path.write_text("one\n")
+        elif len(shown) == 2:
+            folder.log_path.write_text("one\ntwo\n")
+            change(job, state=JobState.SUCCEEDED)
+
+    ended = follow(tmp_path, ray, job, write=write)
+
+    assert ended.state is JobState.SUCCEEDED
+    assert "".join(shown) == f"driver of {job}\none\ntwo\n"
+
+
+def test_a_record_is_what_it_was_written_as(submitter: Submitter, tmp_path: Path) -> None:
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    raw = (JobFolder(tmp_path, job).path / "job.json").read_bytes()
+
+    record = JobRecord.model_validate_json(raw)
+
+    assert record.state is JobState.SUBMITTED
+    assert record.config == str(TINY)
