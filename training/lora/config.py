@@ -167,6 +167,15 @@ class LoraConfig(_Config):
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
+def is_lora_config(path: Path) -> bool:
+    """Return whether a file says `kind: lora`; one that cannot be read does not."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(raw, dict) and raw.get("kind") == "lora"
+
+
 def load_config(path: Path) -> LoraConfig:
     """Read a configuration; its relative folders become absolute.
 

@@ -279,9 +279,11 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Scala
 def _parameters(path: Path, manifest: ModelManifest) -> dict[str, Scalar]:
     from training.config import load_config
     from training.errors import ConfigError
+    from training.lora.config import is_lora_config
+    from training.lora.config import load_config as load_lora_config
 
     try:
-        config = load_config(path)
+        config = load_lora_config(path) if is_lora_config(path) else load_config(path)
     except ConfigError as error:
         raise RegistryError(f"not registered: {error}") from error
     actual = config.sha256()

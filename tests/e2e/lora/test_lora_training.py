@@ -102,13 +102,14 @@ def test_the_manifest_ties_the_quantised_file(finished: Path) -> None:
     assert manifest.metrics.n_conversations == 3
 
 
-def test_the_result_registers_with_the_profile_it_was_trained_with(
-    finished: Path, tmp_path: Path
+def test_the_result_registers_with_its_configuration_and_profile(
+    folder: Path, finished: Path, tmp_path: Path
 ) -> None:
     environment = os.environ | {"CARRIL_HOME": str(tmp_path), "CARRIL_TRACKING": "off"}
     manifest = finished / "tiny.manifest.json"
+    register = ["models", "register", str(manifest), "--config", str(folder / "config.yaml")]
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli.main", "models", "register", str(manifest)],
+        [sys.executable, "-m", "cluster.cli.main", *register],
         env=environment,
         capture_output=True,
         text=True,
