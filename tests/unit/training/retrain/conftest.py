@@ -25,6 +25,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A third of it, for tests of commands."""
+    folder = tmp_path_factory.mktemp("small-base")
+    for name, n_lines in (("train.jsonl", 620), ("suites/golden.jsonl", 400)):
+        lines = (base / name).read_text(encoding="utf-8").split("\n")
+        (folder / name).parent.mkdir(exist_ok=True)
+        step = max(1, len(lines) // n_lines) if name != "train.jsonl" else 1
+        _write(folder / name, iter(lines[: n_lines * step : step]))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def known(base: Path) -> list[Example]:
     """The original training data."""
     return read_examples(base / "train.jsonl")
