@@ -142,13 +142,15 @@ def _unused_dataset(home: Path, used: set[str]) -> str | None:
 
 
 def _drift(path: Path, *, must_exist: bool) -> DriftLevel | None:
-    """Read the level of a drift report: `{"level": "ok" | "warning" | "critical", ...}`."""
+    """Read the level of a drift report: ok, warning, critical; not knowing is None."""
     if not must_exist and not path.exists():
         return None
     try:
         level = json.loads(path.read_bytes())["level"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRecord(f"{str(path)!r} is no drift report: {error!r}") from error
+    if level == "insufficient_data":
+        return None
     for known in get_args(DriftLevel):
         if str(level).lower() == known:
             result: DriftLevel = known

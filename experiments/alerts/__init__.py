@@ -1,0 +1,1 @@
+"""Alerts: telling people, by Slack, Teams or a signed webhook."""
