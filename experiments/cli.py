@@ -1,16 +1,37 @@
-"""`carril exp analyze|power|simulate|decide`: the statistics from a terminal.
+"""`carril exp ls|show|report|analyze|power|simulate|decide`: experiments from a terminal.
 
 Imports of numpy, scipy and pydantic happen inside the commands, so that `carril --help` is quick.
 Exit codes: 0 ok, 1 the treatment is refused or a replay differs, 2 usage, 5 inconclusive.
 """
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from experiments.analysis.cli import (
+    Choice,
+    ConfigOption,
+    ControlOption,
+    EventsOption,
+    PhaseOption,
+    TreatmentOption,
+    VersionOption,
+    add_commands,
+    analysed,
+    write_file,
+)
+from experiments.terminal import (
+    EXIT_INCONCLUSIVE,
+    EXIT_OK,
+    EXIT_REFUSED,
+    cell,
+    fail,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,17 +45,13 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="BaseModel")
 
-EXIT_OK = 0
-EXIT_REFUSED = 1
-EXIT_USAGE = 2
-EXIT_INCONCLUSIVE = 5
-
 _MAX_ERRORS = 10
 """Validation errors shown before the rest is counted."""
 
 exp_app = typer.Typer(
     name="exp", help="Analyse, plan, simulate and decide experiments.", no_args_is_help=True
 )
+add_commands(exp_app)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SummaryOption = Annotated[
@@ -75,7 +92,7 @@ def _run_analyze(loaded: "Summary", *, as_json: bool) -> None:
             results.append(compare(metric.metric_input(loaded.alpha)))
             errors.append(None)
         except InvalidStatistic as error:
-            _usage(f"metrics.{position} ({metric.name}): {error}")
+            fail(f"metrics.{position} ({metric.name}): {error}")
         except StatisticsError as error:
             results.append(None)
             errors.append(error)
@@ -91,7 +108,7 @@ def _run_analyze(loaded: "Summary", *, as_json: bool) -> None:
     ]
     if as_json:
         document = {"schema_version": 1, "alpha": loaded.alpha, "metrics": rows}
-        _print_json(document)
+        print_json(document)
     else:
         _print_comparisons(rows)
     if any(error is not None for error in errors):
@@ -130,13 +147,13 @@ def power(
     from experiments.stats.power import Design, Monitoring, days_left
 
     if (mde is None) == (units is None):
-        _usage("give either --mde (asks for units) or --units (asks for the effect)")
+        fail("give either --mde (asks for units) or --units (asks for the effect)")
     if kind is PlanKind.PROPORTION and rate is None:
-        _usage("a proportion needs --rate, such as --rate 0.7")
+        fail("a proportion needs --rate, such as --rate 0.7")
     if kind is not PlanKind.PROPORTION and variance is None:
-        _usage(f"a {kind.value} needs --variance, the variance of one unit")
+        fail(f"a {kind.value} needs --variance, the variance of one unit")
     if relative and kind is not PlanKind.PROPORTION and mean is None:
-        _usage("a relative effect needs --mean")
+        fail("a relative effect needs --mean")
     rows: list[dict[str, object]] = []
     try:
         for monitoring in Monitoring:
@@ -154,13 +171,13 @@ def power(
                 row["days_left"] = days_left(total, collected, per_day)
             rows.append(row)
     except ValueError as error:
-        _usage(str(error))
+        fail(str(error))
     if as_json:
         settings = {"alpha": alpha, "power": target, "kind": kind.value, "plans": rows}
-        _print_json(settings)
+        print_json(settings)
         return
     columns = list(rows[0])
-    _print_table("Plan", columns, [[_cell(row.get(column)) for column in columns] for row in rows])
+    print_table("Plan", columns, [[cell(row.get(column)) for column in columns] for row in rows])
 
 
 @exp_app.command()
@@ -201,11 +218,11 @@ def simulate(
             seed=seed,
         )
     except ValueError as error:
-        _usage(str(error))
+        fail(str(error))
     results = run(plan)
     label = "false_positives" if effect == 0 else "power"
     if as_json:
-        _print_json(
+        print_json(
             {
                 "runs": runs,
                 "sessions": sessions,
@@ -222,7 +239,7 @@ def simulate(
             }
         )
     else:
-        _print_table(
+        print_table(
             f"{runs} simulated {'A/A' if effect == 0 else 'A/B'} experiments",
             ["method", label, "+-", "sessions to stop"],
             [
@@ -242,6 +259,9 @@ def simulate(
 
 @exp_app.command()
 def decide(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Experiment, from the event log.")
+    ] = None,
     summary: Annotated[
         Path | None, typer.Option("--summary", help="JSON file of the experiment; - for stdin.")
     ] = None,
@@ -249,18 +269,38 @@ def decide(
         Path | None, typer.Option("--replay", help="Decide again from an evidence file.")
     ] = None,
     evidence: Annotated[
-        Path | None, typer.Option("--evidence", help="Write the evidence file here.")
+        Path | None,
+        typer.Option(
+            "--evidence",
+            help="Write the evidence file here; CARRIL_HOME/experiments/NAME by default.",
+        ),
     ] = None,
+    events: EventsOption = None,
+    config: ConfigOption = None,
+    control: ControlOption = None,
+    treatment: TreatmentOption = None,
+    version: VersionOption = None,
+    phase: PhaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Decide an experiment and say why.
+    """Decide an experiment and say why, and leave the evidence in a file.
 
-    Exits 0 for PROMOTE_B, 1 for KEEP_A and for invalid data, 5 for NO_CLEAR_WINNER. With --replay
-    the decision is made again from the evidence file and must be the same byte for byte, else 1.
+    From the event log (NAME), from aggregates (--summary FILE) or from an evidence file (--replay
+    FILE). Exits 0 for PROMOTE_B, 1 for KEEP_A and for invalid data, 5 for NO_CLEAR_WINNER. With
+    --replay the decision is made again and must be the same byte for byte, else 1; with NAME and
+    --replay the evidence is also computed again from the events, and must be the same.
     """
-    if (summary is None) == (replay is None):
-        _usage("give either --summary FILE or --replay FILE")
-    decision = _replayed(replay) if replay is not None else _decided(summary, evidence)
+    if summary is not None and (name is not None or replay is not None):
+        fail("--summary FILE stands alone; leave out NAME and --replay")
+    if name is not None:
+        choice = Choice(name, events, config, control, treatment, version, phase)
+        decision = _recomputed(choice, replay) if replay else _from_log(choice, evidence)
+    elif replay is not None:
+        decision = _replayed(replay)
+    elif summary is not None:
+        decision = _decided(summary, evidence)
+    else:
+        fail("give one of NAME, --summary FILE and --replay FILE")
     if as_json:
         from experiments.decision.codec import to_json
 
@@ -270,18 +310,50 @@ def decide(
     raise typer.Exit(_exit_code(decision))
 
 
-def _decided(summary: Path | None, evidence_path: Path | None) -> "Decision":
+def _from_log(choice: Choice, evidence_path: Path | None) -> "Decision":
+    from experiments.analysis.sources import home
+    from experiments.decision.codec import to_json
+
+    record = analysed(choice).record
+    if evidence_path is None:
+        name = f"decision-{record.decision.evidence_sha256[:12]}.json"
+        evidence_path = home() / "experiments" / choice.name / name
+    write_file(evidence_path, to_json(record, indent=2))
+    typer.echo(f"evidence: {evidence_path}", err=True)
+    return record.decision
+
+
+def _recomputed(choice: Choice, path: Path) -> "Decision":
+    """Decide again, and check the evidence against the events that it says it is from."""
+    from experiments.decision.codec import to_json
+    from experiments.decision.record import read
+
+    decision = _replayed(path)
+    recorded = read(_read(path)).evidence
+    found = analysed(choice).evidence
+    if to_json(found) == to_json(recorded):
+        return decision
+    reason = "the same events give other numbers: the declaration or the options differ"
+    if found.events_sha256 != recorded.events_sha256:
+        reason = (
+            f"the log has other events now (sha256 {found.events_sha256}) than the evidence is "
+            f"from ({recorded.events_sha256})"
+        )
+    return fail(f"the evidence in {str(path)!r} is not reproduced: {reason}", EXIT_REFUSED)
+
+
+def _decided(summary: Path, evidence_path: Path | None) -> "Decision":
     from experiments.decision.engine import decide as engine
     from experiments.decision.evaluate import evaluate
     from experiments.decision.record import Record, write
     from experiments.decision.summary import DecisionSummary
     from experiments.stats.errors import InvalidStatistic
 
-    loaded = _load(DecisionSummary, summary or Path("-"))
+    loaded = _load(DecisionSummary, summary)
     try:
         found = evaluate(loaded)
     except InvalidStatistic as error:
-        _usage(str(error))
+        fail(str(error))
     decision = engine(found, loaded.policy)
     if evidence_path is not None:
         write(Record(evidence=found, decision=decision), evidence_path)
@@ -296,7 +368,7 @@ def _replayed(path: Path) -> "Decision":
     try:
         record = read(_read(path))
     except UnreadableRecord as error:
-        _usage(str(error))
+        fail(str(error))
     decision = again(record)
     if to_json(decision) != to_json(record.decision):
         typer.echo(
@@ -357,7 +429,7 @@ def _plan_row(
             rate or 0.0, wanted, design, effect=effect, null_variance=null
         )
         if design_effect != 1.0:
-            _usage("--design-effect with a proportion: plan a ratio with its delta variance")
+            fail("--design-effect with a proportion: plan a ratio with its delta variance")
     elif relative:
         spreads = planning.relative_variances(mean or 0.0, spread, spread, wanted)
         size = planning.sample_size(wanted, *spreads, design, design_effect=design_effect)
@@ -429,20 +501,20 @@ def _print_comparisons(rows: "Sequence[Mapping[str, object]]") -> None:
             lines.append([str(row["name"]), "", "", "undefined", "", "", ""])
             refused.append(f"{row['name']}: {error['code']} {error['message']}")
             continue
-        low, high = _cell(row["ci_lower"], "-inf"), _cell(row["ci_upper"], "inf")
+        low, high = cell(row["ci_lower"], "-inf"), cell(row["ci_upper"], "inf")
         shown = row.get("p_value_adjusted", row["p_value"])
         lines.append(
             [
                 str(row["name"]),
-                _cell(row["control"]),
-                _cell(row["treatment"]),
-                f"{_cell(row['effect'])} {row['effect_kind']}",
+                cell(row["control"]),
+                cell(row["treatment"]),
+                f"{cell(row['effect'])} {row['effect_kind']}",
                 f"[{low}, {high}]",
-                _cell(shown),
+                cell(shown),
                 str(row["method"]),
             ]
         )
-    _print_table("Metrics", columns, lines)
+    print_table("Metrics", columns, lines)
     for line in refused:
         typer.echo(line)
 
@@ -456,7 +528,7 @@ def _print_decision(decision: "Decision") -> None:
     for reason in decision.reasons:
         where = f" {reason.metric}:" if reason.metric else ""
         console.print(escape(f"  {reason.code.value}{where} {reason.detail}".rstrip()))
-    _print_table(
+    print_table(
         "Checks",
         ["check", "outcome", "detail"],
         [[check.name, check.outcome.value, check.detail] for check in decision.checks],
@@ -469,34 +541,11 @@ def _print_decision(decision: "Decision") -> None:
     console.print(f"evidence sha256 {decision.evidence_sha256}")
 
 
-def _print_table(title: str, columns: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
-
-
-def _cell(value: object, missing: str = "") -> str:
-    if value is None:
-        return missing
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _print_json(document: object) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2))
-
-
 def _read(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        _usage(f"cannot read {str(path)!r}: {error.strerror}")
+        fail(f"cannot read {str(path)!r}: {error.strerror}")
 
 
 def _load(kind: type[Model], path: Path) -> Model:
@@ -505,7 +554,7 @@ def _load(kind: type[Model], path: Path) -> Model:
     try:
         return kind.model_validate_json(_read(path))
     except ValidationError as error:
-        _usage(f"{str(path)!r} is not a valid summary:\n{_explain(error)}")
+        fail(f"{str(path)!r} is not a valid summary:\n{_explain(error)}")
 
 
 def _explain(error: "ValidationError") -> str:
@@ -518,8 +567,3 @@ def _explain(error: "ValidationError") -> str:
     if error.error_count() > _MAX_ERRORS:
         lines.append(f"  and {error.error_count() - _MAX_ERRORS} more")
     return "\n".join(lines)
-
-
-def _usage(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(EXIT_USAGE)

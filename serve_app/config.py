@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from experiments.assignment import Allocation
+from experiments.analysis.declaration import ExperimentDeclaration
 from experiments.events.records import FeedbackDirection, FeedbackKind, FeedbackLevel
 from experiments.feedback.metrics import BUILT_IN, MetricSpec
 from serve_app.errors import ConfigError
@@ -88,28 +88,13 @@ class VariantConfig(StrictModel):
     """Name of the Serve application, as in this file."""
 
 
-class ExperimentConfig(StrictModel):
-    """How units are split between variants."""
+class ExperimentConfig(StrictModel, ExperimentDeclaration):
+    """How units are split between variants, and what decides: the experiment's declaration."""
 
-    unit: Literal["session"] = "session"
-    """Randomisation unit."""
-    version: int = Field(default=1, ge=1)
-    """Raise it for a new phase with new units; part of the exposure key."""
-    salt: str = Field(min_length=1, max_length=128)
-    """Seed of the split. Another salt reshuffles every unit."""
     control: Name
     """Variant of units that are not enrolled, and the reference of every comparison."""
     allocation: dict[Name, Decimal]
     """Percent of units per variant, in steps of 0.01, adding up to 100."""
-
-    @model_validator(mode="after")
-    def _check_allocation(self) -> Self:
-        self.to_allocation()
-        return self
-
-    def to_allocation(self) -> Allocation:
-        """Return the validated split."""
-        return Allocation.from_percent(self.allocation, control=self.control)
 
 
 class CacheConfig(StrictModel):
@@ -345,6 +330,12 @@ class GatewayConfig(StrictModel):
                         f"experiments.{name}.allocation: unknown variant {variant!r}; "
                         f"configured: {known}"
                     )
+            unknown = sorted(experiment.feedback_metrics() - self.feedback.specs.keys())
+            if unknown:
+                raise ValueError(
+                    f"experiments.{name}: unknown feedback metrics {unknown}; declared: "
+                    f"{sorted(self.feedback.specs)}"
+                )
         return self
 
     @cached_property

@@ -1,0 +1,191 @@
+"""What is declared before an experiment starts: the split, what decides, and when.
+
+The gateway's configuration embeds these classes, so that a bad declaration is refused when it is
+deployed, and the analysis reads the very same ones.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric
+from experiments.assignment import Allocation
+from experiments.decision.evidence import MetricRole, ScoreItem
+from experiments.decision.policy import Policy
+from experiments.feedback.metrics import BUILT_IN
+from experiments.stats.comparison import Effect
+from experiments.stats.noninferiority import Direction
+
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors; nothing changes after validation.
+
+    The gateway embeds these classes and must stay light: nothing here imports numpy.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Measured(Strict):
+    measure: str | None = None
+    """A measure of outcomes (`errors`, `aborts`, `requests`, `latency`, `latency_p50`, `_p90`,
+    `_p95`, `_p99`, `ttft`, `completion_tokens`, `confidence`) or `feedback.METRIC`; the name of the
+    metric if absent."""
+    direction: Direction | None = None
+    """Which way is good; known for measures of outcomes, thumbs and ratings."""
+    effect: Effect = Effect.ABSOLUTE
+    """Difference in the metric's unit, or `relative`: 0.1 is ten percent."""
+    unrated: Literal["exclude", "zero"] = "exclude"
+    """For feedback: sessions without a vote are left out, or count as 0, which is right for events
+    such as leads, where silence means no."""
+
+
+class MetricDeclaration(_Measured):
+    """A metric that decides (`primary`), explains (`secondary`) or suggests (`exploratory`)."""
+
+    role: Literal[MetricRole.PRIMARY, MetricRole.SECONDARY, MetricRole.EXPLORATORY] = (
+        MetricRole.SECONDARY
+    )
+    margin: Positive | None = None
+    """Difference that does not matter, in the effect's unit: the half-width of a tie."""
+    score: ScoreItem | None = None
+    """Place in the weighted score, which breaks shown ties only."""
+
+
+class GuardrailDeclaration(_Measured):
+    """A metric that must not get worse by more than its margin."""
+
+    margin: Positive
+    """Harm still accepted, in the effect's unit."""
+
+
+class DecisionDeclaration(Strict):
+    """When and how the verdict is made."""
+
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Error rate of the verdict, over all looks together."""
+    planned_units: Annotated[int, Field(gt=0)] | None = None
+    """Sessions of both arms, from `carril exp power`; tunes the confidence sequences."""
+    max_runtime_days: Positive | None = None
+    """The experiment ends after this time whatever its size."""
+    policy: Policy = Policy()
+    """Thresholds; see `experiments/decision/policy.py` for each one's origin."""
+
+
+DEFAULT_METRICS: dict[str, MetricDeclaration] = {
+    "thumbs": MetricDeclaration(
+        measure="feedback.thumbs",
+        role=MetricRole.PRIMARY,
+        margin=0.02,
+        score=ScoreItem.SATISFACTION,
+    ),
+    "latency": MetricDeclaration(
+        measure="latency", effect=Effect.RELATIVE, score=ScoreItem.LATENCY
+    ),
+    "confidence": MetricDeclaration(measure="confidence", score=ScoreItem.CONFIDENCE),
+}
+"""What is measured where nothing is declared: satisfaction decides, the rest explains."""
+DEFAULT_GUARDRAILS: dict[str, GuardrailDeclaration] = {
+    "errors": GuardrailDeclaration(measure="errors", margin=0.01),
+    "latency_p95": GuardrailDeclaration(measure="latency_p95", effect=Effect.RELATIVE, margin=0.25),
+}
+"""One more session in a hundred with an error, or a tail a quarter longer, is too much."""
+
+
+class ExperimentDeclaration(Strict):
+    """One experiment: the split, and what it is to show."""
+
+    unit: Literal["session"] = "session"
+    """Randomisation unit."""
+    version: int = Field(default=1, ge=1)
+    """Raise it for a new phase with new units; part of the exposure key."""
+    salt: str = Field(min_length=1, max_length=128)
+    """Seed of the split. Another salt reshuffles every unit."""
+    control: str
+    """Variant of units that are not enrolled, and the reference of every comparison."""
+    allocation: dict[str, Decimal]
+    """Percent of units per variant, in steps of 0.01, adding up to 100."""
+    hypothesis: str = Field(default="", max_length=500)
+    """What is expected, and why; shown in the report."""
+    metrics: dict[MetricName, MetricDeclaration] = DEFAULT_METRICS
+    """What is compared. At least one is primary."""
+    guardrails: dict[MetricName, GuardrailDeclaration] = DEFAULT_GUARDRAILS
+    """What must not get worse."""
+    decision: DecisionDeclaration = DecisionDeclaration()
+
+    @model_validator(mode="after")
+    def _check_allocation(self) -> Self:
+        self.to_allocation()
+        return self
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> Self:
+        declared: list[tuple[str, MetricDeclaration | GuardrailDeclaration]] = [
+            *self.metrics.items(),
+            *self.guardrails.items(),
+        ]
+        for name, metric in declared:
+            try:
+                check_measure(metric.measure or name, metric.direction, metric.effect)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        twice = sorted(self.metrics.keys() & self.guardrails.keys())
+        if twice:
+            raise ValueError(f"{twice} are metrics and guardrails; give the guardrail its own name")
+        if all(metric.role is not MetricRole.PRIMARY for metric in self.metrics.values()):
+            raise ValueError("no metric has 'role: primary', so nothing could ever be decided")
+        scores = [metric.score for metric in self.metrics.values() if metric.score is not None]
+        if len(set(scores)) != len(scores):
+            raise ValueError("two metrics have the same place in the score")
+        return self
+
+    def to_allocation(self) -> Allocation:
+        """Return the validated split."""
+        return Allocation.from_percent(self.allocation, control=self.control)
+
+    def feedback_metrics(self) -> set[str]:
+        """Return the feedback metrics that must be declared for this experiment."""
+        names = [
+            feedback_metric(metric.measure or name)
+            for group in (self.metrics, self.guardrails)
+            for name, metric in group.items()
+        ]
+        return {name for name in names if name is not None}
+
+
+def check_measure(measure: str, direction: Direction | None, effect: Effect) -> None:
+    """Refuse a measure that does not exist, or cannot be compared as declared.
+
+    Raises:
+        ValueError: Naming what is allowed.
+    """
+    metric = feedback_metric(measure)
+    if metric is None:
+        if measure not in OUTCOME_MEASURES:
+            raise ValueError(
+                f"unknown measure {measure!r}; known: {', '.join(OUTCOME_MEASURES)} and "
+                "feedback.METRIC"
+            )
+        if OUTCOME_MEASURES[measure].kind == "proportion" and effect is Effect.RELATIVE:
+            raise ValueError(
+                f"{measure!r} is a rate of rare events and compared exactly, so its effect is "
+                "absolute"
+            )
+        return
+    built_in = BUILT_IN.get(metric)
+    if built_in is not None and built_in.direction == "none":
+        raise ValueError(f"{measure!r} is no number; declare a boolean, integer or float metric")
+    if built_in is None and direction is None:
+        raise ValueError(f"{measure!r} needs a direction: increase or decrease")
+
+
+def direction_of(measure: str, declared: Direction | None) -> Direction:
+    """Return which way is good."""
+    if declared is not None:
+        return declared
+    known = OUTCOME_MEASURES.get(measure)
+    return Direction.INCREASE if known is None else known.direction

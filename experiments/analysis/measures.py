@@ -1,0 +1,129 @@
+"""What can be measured on the sessions of an experiment.
+
+A measure is two numbers per session, x and y. A *ratio* is sum x / sum y over sessions with y > 0,
+a *mean* the mean of x over them, a *proportion* the share of them with x > 0, a *quantile* is taken
+over single answers. Answers that somebody else's request paid for (cache hits and joins) have no
+latency and no cost of their own: they are in no measure of either.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.stats.noninferiority import Direction
+
+FEEDBACK_PREFIX = "feedback."
+FRESH = "o.status = 'ok' AND o.cache NOT IN ('hit', 'join')"
+"""Answers that this session's variant made for it; `o` is the table of outcomes."""
+
+Kind = Literal["mean", "ratio", "proportion", "quantile"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A measure by name."""
+
+    name: str
+    kind: Kind
+    direction: Direction
+    """Which way is good."""
+    description: str
+    x: str = ""
+    """SQL over the outcomes `o` of one session; null where there is nothing to add."""
+    y: str = ""
+    level: float | None = None
+    """Level of a quantile."""
+    unit: str = ""
+    """For reports."""
+
+
+def _fresh(column: str) -> tuple[str, str]:
+    """Return sum and number of a column over fresh answers."""
+    where = f"FILTER (WHERE {FRESH} AND o.{column} IS NOT NULL)"
+    return f"SUM(o.{column}) {where}", f"COUNT(o.{column}) {where}"
+
+
+def _quantile(percent: int) -> Measure:
+    return Measure(
+        name=f"latency_p{percent}",
+        kind="quantile",
+        direction=Direction.DECREASE,
+        description=f"seconds within which {percent} % of fresh answers are complete",
+        level=percent / 100,
+        unit="s",
+    )
+
+
+_LATENCY, _ANSWERS = _fresh("duration_s")
+_TTFT, _STREAMS = _fresh("ttft_s")
+_TOKENS, _COUNTED = _fresh("completion_tokens")
+
+OUTCOME_MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure(
+            name="errors",
+            kind="proportion",
+            direction=Direction.DECREASE,
+            description="sessions in which at least one request failed",
+            x="COUNT(*) FILTER (WHERE o.status = 'error')",
+            y="COUNT(o.inference_id)",
+        ),
+        Measure(
+            name="aborts",
+            kind="proportion",
+            direction=Direction.DECREASE,
+            description="sessions in which the user left before an answer was complete",
+            x="COUNT(*) FILTER (WHERE o.status = 'aborted')",
+            y="COUNT(o.inference_id)",
+        ),
+        Measure(
+            name="requests",
+            kind="mean",
+            direction=Direction.INCREASE,
+            description="requests per session",
+            x="COUNT(o.inference_id)",
+            y="COUNT(o.inference_id)",
+        ),
+        Measure(
+            name="latency",
+            kind="ratio",
+            direction=Direction.DECREASE,
+            description="seconds per fresh answer, from the gateway's first byte to the last",
+            x=_LATENCY,
+            y=_ANSWERS,
+            unit="s",
+        ),
+        Measure(
+            name="ttft",
+            kind="ratio",
+            direction=Direction.DECREASE,
+            description="seconds to the first token of a fresh answer",
+            x=_TTFT,
+            y=_STREAMS,
+            unit="s",
+        ),
+        Measure(
+            name="completion_tokens",
+            kind="ratio",
+            direction=Direction.DECREASE,
+            description="tokens generated per fresh answer, which is what an answer costs",
+            x=_TOKENS,
+            y=_COUNTED,
+        ),
+        Measure(
+            name="confidence",
+            kind="ratio",
+            direction=Direction.INCREASE,
+            description="confidence that a JSON answer claims for itself",
+            x="SUM(o.confidence) FILTER (WHERE o.status = 'ok' AND o.confidence IS NOT NULL)",
+            y="COUNT(o.confidence) FILTER (WHERE o.status = 'ok')",
+        ),
+        *(_quantile(percent) for percent in (50, 90, 95, 99)),
+    )
+}
+"""Measures of the outcomes that the gateway logs; feedback adds `feedback.NAME`."""
+
+
+def feedback_metric(measure: str) -> str | None:
+    """Return the feedback metric that a measure is about; None for a measure of outcomes."""
+    return measure.removeprefix(FEEDBACK_PREFIX) if measure.startswith(FEEDBACK_PREFIX) else None

@@ -1,0 +1,1 @@
+"""An analysis as JSON, as terminal tables, and as one HTML page."""

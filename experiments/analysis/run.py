@@ -1,0 +1,395 @@
+"""Analyse one experiment: log and declaration in, verdict with everything behind it out."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.analysis.assemble import (
+    ARMS,
+    add_up,
+    count_up,
+    declared_metrics,
+    kind_of,
+    measure_of,
+    metric_input,
+    quantile_input,
+)
+from experiments.analysis.conflicts import Findings, find_conflicts, timing_faults
+from experiments.analysis.declaration import ExperimentDeclaration
+from experiments.analysis.errors import NothingToCompare, UnknownExperiment
+from experiments.analysis.fingerprint import events_sha256
+from experiments.analysis.history import Group, Phase, groups, phases
+from experiments.analysis.log import Log, Scope, open_log
+from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric
+from experiments.analysis.quantiles import latency_quantiles
+from experiments.analysis.result import Analysis, Change, Day, Point, Series, Slice
+from experiments.analysis.sums import DAY, Cell, Clock, Counts, aggregate, multi_exposed
+from experiments.analysis.votes import aggregate_votes
+from experiments.decision.engine import decide
+from experiments.decision.evaluate import evaluate
+from experiments.decision.evidence import MetricEvidence, MetricRole, Population
+from experiments.decision.summary import (
+    Arms,
+    DecidedMetric,
+    DecisionSummary,
+    HealthSpec,
+    PlanSpec,
+    Shares,
+)
+
+_CLOCK_SLACK_S = 300.0
+"""Exposures this far ahead of now are still a clock of the usual kind."""
+_SETTLED_S = 600.0
+"""An outcome may take this long: twice the default deadline of a request."""
+_MAX_SLICES = 8
+"""Values of a dimension that are shown, the largest ones."""
+_SECONDS_PER_DAY = 86_400
+
+SLICES: dict[str, str] = {
+    "served model": "e.served_model",
+    "tenant": "e.tenant",
+    "time of day (UTC)": "printf('%02d-%02d h', (CAST(e.exposed_at / 21600 AS INTEGER) % 4) * 6, "
+    "(CAST(e.exposed_at / 21600 AS INTEGER) % 4) * 6 + 6)",
+}
+"""Dimensions by which the primary metrics are sliced. All are known before the variant answers: to
+slice by what the answer says, an intent for instance, would compare different people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to analyse."""
+
+    version: int | None = None
+    """Version of the experiment; the declared one by default."""
+    treatment: str | None = None
+    """Needed where there are several treatments."""
+    phase: int | None = None
+    """Number of the phase, from 1; the latest by default."""
+    slices: bool = False
+    now: float | None = None
+    """Seconds since the epoch; the clock by default."""
+
+
+def analyse(
+    path: Path,
+    experiment: str,
+    declaration: ExperimentDeclaration,
+    options: Options | None = None,
+    *,
+    declared: bool = True,
+) -> Analysis:
+    """Analyse an experiment from its event file.
+
+    Args:
+        path: The event file; may be in use.
+        experiment: Its name.
+        declaration: What was declared.
+        options: What to analyse.
+        declared: Whether the declaration is the experimenter's own, salt and split included.
+
+    Returns:
+        The analysis, the same for the same events and declaration.
+
+    Raises:
+        AnalysisError: If there is nothing to analyse, with the reason.
+    """
+    chosen = options or Options()
+    with open_log(path) as log:
+        return _Run(log, experiment, declaration, chosen, declared=declared).analysis()
+
+
+class _Run:
+    """One analysis over one snapshot of the log."""
+
+    def __init__(
+        self,
+        log: Log,
+        experiment: str,
+        declaration: ExperimentDeclaration,
+        options: Options,
+        *,
+        declared: bool,
+    ) -> None:
+        self._log = log
+        self._declaration = declaration
+        self._declared = declared
+        self._options = options
+        version = declaration.version if options.version is None else options.version
+        self._groups: Sequence[Group] = groups(log, experiment, version)
+        if not self._groups:
+            raise UnknownExperiment(
+                f"the log has no exposures of experiment {experiment!r}, version {version}; "
+                "`carril exp ls` shows what it has"
+            )
+        self._phases = phases(self._groups)
+        self._index = _pick_phase(self._phases, options.phase)
+        self._phase = self._phases[self._index]
+        self._scope = Scope(
+            experiment=experiment,
+            version=version,
+            control=declaration.control,
+            treatment=_pick_treatment(declaration, self._phase, options.treatment),
+            config_hashes=self._phase.config_hashes,
+        )
+        now = time.time() if options.now is None else options.now
+        self._clock = Clock(now=now + _CLOCK_SLACK_S, settled=self._phase.last_at - _SETTLED_S)
+
+    def analysis(self) -> Analysis:
+        cells = self._cells(DAY)
+        counts = count_up(cells)
+        many = multi_exposed(self._log, self._scope)
+        findings = self._findings(counts)
+        base = self._summary(cells, counts, many, findings)
+        summary = base.model_copy(
+            update={
+                "metrics": (*base.metrics, *self._quantiles()),
+                "events_sha256": events_sha256(
+                    self._log, self._scope.experiment, self._scope.version
+                ),
+            }
+        )
+        evidence = evaluate(summary)
+        return Analysis(
+            experiment=self._scope.experiment,
+            version=self._scope.version,
+            control=self._scope.control,
+            treatment=self._scope.treatment,
+            declaration=self._declaration,
+            declared=self._declared,
+            phases=self._phases,
+            phase=self._index,
+            counts=counts,
+            multi_exposed=many,
+            notes=findings.notes,
+            evidence=evidence,
+            decision=decide(evidence, self._declaration.decision.policy),
+            days=_days(cells),
+            series=self._series(cells, base),
+            slices=self._slices(base) if self._options.slices else (),
+            changes=_changes(self._phases, self._groups),
+        )
+
+    def _findings(self, counts: Mapping[str, Counts]) -> Findings:
+        salt = self._declaration.salt if self._declared else None
+        found = find_conflicts(self._log, self._scope, self._phase, self._groups, salt)
+        both = counts["control"].plus(counts["treatment"])
+        timing = timing_faults(
+            n_units=both.units,
+            future=both.future,
+            early=both.early,
+            impossible=both.impossible,
+            n_outcomes=both.outcomes,
+        )
+        notes = [*found.notes, *timing.notes]
+        if len(self._phases) > 1:
+            others = sum(p.n_units for p in self._phases) - self._phase.n_units
+            notes.append(
+                f"the split changed: this is phase {self._index + 1} of {len(self._phases)}; "
+                f"{others} units of the other phases are left out"
+            )
+        declared = {v: float(p) / 100 for v, p in self._declaration.allocation.items()}
+        if self._declared and any(
+            abs(declared.get(v, 0.0) - share) > 1e-9 for v, share in self._phase.shares.items()
+        ):
+            notes.append("the declared split is not the one in the log; the log's is used")
+        return Findings((*found.conflicts, *timing.conflicts), tuple(notes))
+
+    def _summary(
+        self,
+        cells: Sequence[Cell],
+        counts: Mapping[str, Counts],
+        many: int,
+        findings: Findings,
+    ) -> DecisionSummary:
+        """Return the summary without quantiles."""
+        plan = self._declaration.decision
+        shares = _shares(self._phase, self._scope, self._declaration)
+        looks = []
+        control = treatment = 0
+        for day in _days(cells):
+            control, treatment = control + day.control, treatment + day.treatment
+            looks.append(Arms(control=control, treatment=treatment))
+        clean = [cell for cell in cells if cell.clean]
+        metrics = [
+            metric_input(
+                name,
+                declared,
+                add_up(part, _key(measure_of(name, declared))),
+                count_up(part),
+                population,
+            )
+            for population, part in (
+                (Population.INTENTION_TO_TREAT, cells),
+                (Population.PER_PROTOCOL, clean),
+            )
+            for name, declared in declared_metrics(self._declaration).items()
+            if kind_of(measure_of(name, declared)) != "quantile"
+        ]
+        return DecisionSummary(
+            experiment=self._scope.experiment,
+            alpha=plan.alpha,
+            exposures=Arms(control=counts["control"].units, treatment=counts["treatment"].units),
+            allocation=shares,
+            looks=tuple(looks[:-1]),
+            runtime_days=(self._phase.last_at - self._phase.first_at) / _SECONDS_PER_DAY,
+            plan=PlanSpec(units=plan.planned_units, max_runtime_days=plan.max_runtime_days),
+            health=HealthSpec(
+                multi_exposed_units=many,
+                missing_outcomes=Arms(
+                    control=counts["control"].missing, treatment=counts["treatment"].missing
+                ),
+                conflicts=findings.conflicts,
+            ),
+            policy=plan.policy,
+            metrics=tuple(metrics),
+        )
+
+    def _cells(self, key: str) -> list[Cell]:
+        metrics = declared_metrics(self._declaration).items()
+        names = {measure_of(name, declared) for name, declared in metrics}
+        wanted = [
+            measure
+            for measure in OUTCOME_MEASURES.values()
+            if measure.name in names and measure.kind != "quantile"
+        ]
+        cells = aggregate(self._log, self._scope, wanted, self._clock, key=key)
+        for metric in sorted(self._declaration.feedback_metrics()):
+            cells += aggregate_votes(self._log, self._scope, metric, key=key)
+        return cells
+
+    def _quantiles(self) -> list[DecidedMetric]:
+        wanted = []
+        for name, declared in declared_metrics(self._declaration).items():
+            measure = OUTCOME_MEASURES.get(measure_of(name, declared))
+            if measure is not None and measure.level is not None:
+                wanted.append((name, declared, measure.level))
+        if not wanted:
+            return []
+        levels = sorted({level for _, _, level in wanted})
+        control = latency_quantiles(self._log, self._scope, self._scope.control, levels)
+        treatment = latency_quantiles(self._log, self._scope, self._scope.treatment, levels)
+        return [
+            quantile_input(
+                name,
+                declared,
+                level,
+                {"control": control[level], "treatment": treatment[level]},
+            )
+            for name, declared, level in wanted
+        ]
+
+    def _series(self, cells: Sequence[Cell], base: DecisionSummary) -> list[Series]:
+        """Return the effects at the end of every day, with the bands that are valid on all."""
+        points: dict[str, list[Point]] = {}
+        for day in sorted({cell.key for cell in cells}):
+            part = [cell for cell in cells if cell.key <= day]
+            for metric in self._compare(base, part):
+                if metric.effect is not None:
+                    n = metric.n_control + metric.n_treatment
+                    point = Point(day, n, metric.effect, metric.ci_lower, metric.ci_upper)
+                    points.setdefault(metric.name, []).append(point)
+        return [Series(metric=name, points=found) for name, found in points.items()]
+
+    def _slices(self, base: DecisionSummary) -> list[Slice]:
+        found = []
+        for dimension, key in SLICES.items():
+            cells = self._cells(key)
+            sizes: dict[str, int] = {}
+            for cell in cells:
+                sizes[cell.key] = sizes.get(cell.key, 0) + cell.counts.units
+            if len(sizes) < 2:
+                continue
+            for value in sorted(sizes, key=lambda v: (-sizes[v], v))[:_MAX_SLICES]:
+                part = [cell for cell in cells if cell.key == value]
+                units = {arm: counts.units for arm, counts in count_up(part).items()}
+                found += [
+                    Slice(dimension=dimension, value=str(value), units=units, metric=metric)
+                    for metric in self._compare(base, part)
+                    if metric.role is MetricRole.PRIMARY
+                ]
+        return found
+
+    def _compare(self, base: DecisionSummary, cells: Sequence[Cell]) -> tuple[MetricEvidence, ...]:
+        """Return the metrics on a part of the units, intention to treat, without quantiles."""
+        counts = count_up(cells)
+        metrics = tuple(
+            metric_input(
+                name,
+                declared,
+                add_up(cells, _key(measure_of(name, declared))),
+                counts,
+                Population.INTENTION_TO_TREAT,
+            )
+            for name, declared in declared_metrics(self._declaration).items()
+            if kind_of(measure_of(name, declared)) != "quantile"
+        )
+        part = base.model_copy(update={"metrics": metrics, "looks": ()})
+        return evaluate(part).metrics
+
+
+def _key(measure: str) -> str:
+    """Return the name under which a measure's sums are kept."""
+    return feedback_metric(measure) or measure
+
+
+def _pick_phase(found: Sequence[Phase], number: int | None) -> int:
+    if number is None:
+        return len(found) - 1
+    if not 1 <= number <= len(found):
+        raise UnknownExperiment(f"there is no phase {number}; the log has {len(found)}")
+    return number - 1
+
+
+def _pick_treatment(declaration: ExperimentDeclaration, phase: Phase, wanted: str | None) -> str:
+    known = sorted((declaration.allocation.keys() | phase.units.keys()) - {declaration.control})
+    if wanted is not None:
+        if wanted not in known:
+            raise UnknownExperiment(f"no treatment {wanted!r}; there are: {', '.join(known)}")
+        return wanted
+    if len(known) != 1:
+        shown = ", ".join(known) or "none"
+        raise UnknownExperiment(f"name the treatment with --treatment; there are: {shown}")
+    return known[0]
+
+
+def _shares(phase: Phase, scope: Scope, declaration: ExperimentDeclaration) -> Shares:
+    variants = declaration.allocation.keys() | phase.units.keys()
+    found = {v: phase.share_of(v, variants) for v in (scope.control, scope.treatment)}
+    for variant, share in found.items():
+        if share is None or share <= 0:
+            raise NothingToCompare(
+                f"{variant!r} has no share of the traffic in this phase, so there is nothing to "
+                "compare; give it some, or choose an earlier phase with --phase"
+            )
+    return Shares(control=found[scope.control] or 0.0, treatment=found[scope.treatment] or 0.0)
+
+
+def _days(cells: Iterable[Cell]) -> list[Day]:
+    found: dict[int, dict[str, int]] = {}
+    for cell in cells:
+        arms = found.setdefault(int(cell.key), dict.fromkeys(ARMS, 0))
+        arms[ARMS[cell.treatment]] += cell.counts.units
+    return [Day(day, arms["control"], arms["treatment"]) for day, arms in sorted(found.items())]
+
+
+def _changes(found: Sequence[Phase], seen: Sequence[Group]) -> list[Change]:
+    changes = []
+    for number, phase in enumerate(found, start=1):
+        split = ", ".join(f"{v} {share:.2%}" for v, share in sorted(phase.shares.items()))
+        changes.append(Change(phase.first_at, f"phase {number} begins: {split}"))
+    configs: dict[str, float] = {}
+    models: dict[tuple[str, str], float] = {}
+    for group in seen:
+        configs[group.config_hash] = min(
+            group.first_at, configs.get(group.config_hash, group.first_at)
+        )
+        if group.model_sha256:
+            key = (group.variant, group.model_sha256)
+            models[key] = min(group.first_at, models.get(key, group.first_at))
+    changes += [Change(at, f"configuration {name}") for name, at in configs.items()]
+    changes += [
+        Change(at, f"{variant} answers with model {sha[:12]}")
+        for (variant, sha), at in models.items()
+    ]
+    return sorted(changes)
