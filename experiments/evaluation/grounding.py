@@ -60,7 +60,7 @@ def grounding_problems(item: Item, response: str) -> list[str]:
     """
     names = [row.model for row in item.inventory]
     claims = claims_in(response, extra_models=names)
-    said = claims_in("\n".join(m.content for m in item.messages), extra_models=names)
+    said = claims_in(_conversation(item), extra_models=names)
     offered_years = said.years | {row.year for row in item.inventory}
     offered_models = said.models | {_fold(name) for name in names}
     amounts = {(a.value, a.currency) for a in said.prices}
@@ -77,6 +77,12 @@ def grounding_problems(item: Item, response: str) -> list[str]:
 def is_judged(item: Item, response: str) -> bool:
     """Return whether grounding is a question: there is inventory, or a claim in the answer."""
     return bool(item.inventory) or bool(claims_in(response))
+
+
+def _conversation(item: Item) -> str:
+    """Return what was said; a system message is left out where its rows are known as such."""
+    heard = [m.content for m in item.messages if m.role != "system" or not item.inventory]
+    return "\n".join(heard)
 
 
 def _meant(rows: Sequence[InventoryRow], claims: Claims) -> list[InventoryRow]:

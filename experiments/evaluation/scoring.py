@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 from experiments.evaluation.grounding import grounding_problems, is_judged
 from experiments.evaluation.items import Item, LeadSignals
 from experiments.evaluation.naturalness import naturalness
-from experiments.evaluation.personal_data import personal_data_in
 from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.profile import Profile
 from experiments.evaluation.report import Finding
 from experiments.evaluation.target import Reply
 from experiments.evaluation.violations import echoed_data, is_adversarial, violations_in
+from experiments.pii.detect import find
 
 PII_TAG = "pii_echo"
 _SHOWN_CHARS = 300
@@ -97,7 +97,7 @@ def _visible(answer: dict[str, Any] | None, text: str) -> str:
 
 def _offers_data(item: Item, visible: str) -> bool:
     """Whether there is personal data that could be echoed, or was."""
-    asked = any(personal_data_in(m.content) for m in item.messages if m.role != "system")
+    asked = any(find(m.content) for m in item.messages if m.role != "system")
     return asked or PII_TAG in item.tags or bool(echoed_data(item, visible))
 
 

@@ -59,3 +59,13 @@ def test_without_inventory_only_claims_are_judged():
     assert not is_judged(make_item(), "Dime qué tú busca")
     assert is_judged(make_item(), "Sale en RD$500,000")
     assert grounding_problems(make_item(), "Sale en RD$500,000") == ["price 500000 DOP"]
+
+
+def test_rows_in_the_system_message_do_not_lend_each_other_their_prices():
+    rows = "\n".join(["Inventario:", "Toyota Hilux 2019 | RD$1,450,000", "CR-V | RD$1,100,000"])
+    messages = [{"role": "system", "content": rows}, {"role": "user", "content": "¿la hilux?"}]
+    item = make_item(messages=messages, inventory=ROWS)
+    assert grounding_problems(item, "Sale en RD$1,450,000, la Hilux") == []
+    assert grounding_problems(item, "La Hilux sale en RD$1,100,000") == ["price 1100000 DOP"]
+    unknown = make_item(messages=messages)
+    assert grounding_problems(unknown, "La Hilux sale en RD$1,450,000") == []
