@@ -41,10 +41,24 @@ def build_network(config: TrainConfig) -> LlamaForCausalLM:
     return LlamaForCausalLM(llama).to(torch.float32)
 
 
-def start_embeddings(network: LlamaForCausalLM, embeddings: Tensor) -> None:
-    """Set the token embeddings, which are tied to the output, before a training begins."""
+def begin_as_bag(network: LlamaForCausalLM, embeddings: Tensor) -> None:
+    """Make an untrained network start as a bag of tokens with the given embeddings.
+
+    Queries are zero, so that attention averages; only the first attention writes to the residual
+    stream. What the other parts add, they learn, and from a function that is already good: without
+    this the network had forgotten the embeddings before it could use them.
+
+    Args:
+        network: Untrained.
+        embeddings: Of all tokens, (vocab_size, hidden_size); they are tied to the output.
+    """
     with torch.no_grad():
         network.model.embed_tokens.weight.copy_(embeddings)
+        for depth, layer in enumerate(network.model.layers):
+            layer.self_attn.q_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+            if depth:
+                layer.self_attn.o_proj.weight.zero_()
 
 
 def count_parameters(network: LlamaForCausalLM) -> int:

@@ -108,6 +108,7 @@ def _train(
         intents=[encoder.encode_intent(p.text, p.intent) for p in said],
         prefix=encoder.shared_ids,
         bags=[(encoder.text_ids(p.text), number[p.intent]) for p in said],
+        pieces=[tokenizer.decode([i]) for i in range(config.tokenizer.vocab_size)],
     )
 
     def on_progress(progress: Progress) -> None:

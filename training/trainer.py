@@ -17,10 +17,10 @@ from training.config import OptimConfig, TrainConfig
 from training.errors import TrainingError
 from training.network import (
     batch_loss,
+    begin_as_bag,
     build_network,
     count_learnt,
     make_deterministic,
-    start_embeddings,
 )
 from training.warm_start import bag_of_tokens_embeddings
 
@@ -52,6 +52,8 @@ class TrainingSet(NamedTuple):
     """Token ids that open all of them."""
     bags: Sequence[tuple[Sequence[int], int]] = ()
     """Token ids of single messages and the number of their intent, to start embeddings from."""
+    pieces: Sequence[str] = ()
+    """Text of every token, for the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +109,12 @@ def train(
         embeddings = bag_of_tokens_embeddings(
             messages,
             labels,
-            vocab_size=config.tokenizer.vocab_size,
+            pieces=data.pieces,
             width=config.model.hidden_size,
             n_epochs=config.optim.warm_start_epochs,
             seed=config.seed,
         )
-        start_embeddings(network, embeddings)
+        begin_as_bag(network, embeddings)
     batches = _StepBatches(data, config)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
