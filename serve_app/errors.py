@@ -111,6 +111,13 @@ class RouteNotFound(ClientError):
     code = "not_found"
 
 
+class ExperimentNotFound(ClientError):
+    """No experiment of that name is configured."""
+
+    status = 404
+    code = "experiment_not_found"
+
+
 class InferenceNotFound(ClientError):
     """No request with that id was answered here for this caller."""
 

@@ -12,7 +12,11 @@ from typing import Literal
 from experiments.stats.noninferiority import Direction
 
 FEEDBACK_PREFIX = "feedback."
-FRESH = "o.status = 'ok' AND o.cache NOT IN ('hit', 'join')"
+LONGEST_S = 1e6
+"""No request lasts longer than this; what claims to is counted as impossible, and left out."""
+FRESH = (
+    f"o.status = 'ok' AND o.cache NOT IN ('hit', 'join') AND o.duration_s BETWEEN 0 AND {LONGEST_S}"
+)
 """Answers that this session's variant made for it; `o` is the table of outcomes."""
 
 Kind = Literal["mean", "ratio", "proportion", "quantile"]
@@ -38,7 +42,7 @@ class Measure:
 
 def _fresh(column: str) -> tuple[str, str]:
     """Return sum and number of a column over fresh answers."""
-    where = f"FILTER (WHERE {FRESH} AND o.{column} IS NOT NULL)"
+    where = f"FILTER (WHERE {FRESH} AND o.{column} BETWEEN 0 AND {LONGEST_S})"
     return f"SUM(o.{column}) {where}", f"COUNT(o.{column}) {where}"
 
 
@@ -115,8 +119,8 @@ OUTCOME_MEASURES: dict[str, Measure] = {
             kind="ratio",
             direction=Direction.INCREASE,
             description="confidence that a JSON answer claims for itself",
-            x="SUM(o.confidence) FILTER (WHERE o.status = 'ok' AND o.confidence IS NOT NULL)",
-            y="COUNT(o.confidence) FILTER (WHERE o.status = 'ok')",
+            x="SUM(o.confidence) FILTER (WHERE o.status = 'ok' AND o.confidence BETWEEN 0 AND 1)",
+            y="COUNT(*) FILTER (WHERE o.status = 'ok' AND o.confidence BETWEEN 0 AND 1)",
         ),
         *(_quantile(percent) for percent in (50, 90, 95, 99)),
     )

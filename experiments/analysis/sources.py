@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,8 @@ def declarations(config: Path | None) -> dict[str, ExperimentDeclaration]:
     """Return the declared experiments.
 
     Args:
-        config: A Serve config (YAML) or a gateway's `user_config` (YAML or JSON). By default the
-            configuration that a gateway of this CARRIL_HOME has put in force last, else
+        config: A Serve config or a gateway's `user_config`, YAML or JSON; - is stdin. By default
+            the configuration that a gateway of this CARRIL_HOME has put in force last, else
             `serve_config.yaml` here; nothing is declared if neither exists.
 
     Raises:
@@ -108,7 +109,7 @@ def _sections(document: Any) -> Iterator[Mapping[str, Any]]:
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AnalysisError(f"cannot read the configuration {str(path)!r}: {error}") from error
     try:

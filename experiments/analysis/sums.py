@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from experiments.analysis.log import OUTCOMES_OF_UNIT, Log, Scope
-from experiments.analysis.measures import Measure
+from experiments.analysis.measures import LONGEST_S, Measure
 
 DAY = "CAST(e.exposed_at / 86400 AS INTEGER)"
 """Key: UTC day of the first exposure, as days since the epoch."""
 
 _SKEW_S = 60.0
 """An outcome may end this long before its exposure by another node's clock."""
-_LONGEST_S = 1e6
-"""No request lasts longer than this."""
 
 
 class Moments(NamedTuple):
@@ -121,7 +119,7 @@ def aggregate(
             COUNT(*) FILTER (WHERE o.cache IN ('hit', 'join')) AS shared,
             COUNT(*) FILTER (WHERE o.variant <> e.variant) AS foreign_,
             COUNT(*) FILTER (WHERE o.finished_at < e.exposed_at - {_SKEW_S}) AS early,
-            COUNT(*) FILTER (WHERE NOT o.duration_s BETWEEN 0 AND {_LONGEST_S}) AS impossible
+            COUNT(*) FILTER (WHERE NOT o.duration_s BETWEEN 0 AND {LONGEST_S}) AS impossible
             {per_unit}
         FROM exposures AS e LEFT JOIN {OUTCOMES_OF_UNIT}
         WHERE {scope.where}

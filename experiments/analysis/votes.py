@@ -13,7 +13,7 @@ WITH counted AS (
         SELECT tenant, level, target, value, ROW_NUMBER() OVER (
             PARTITION BY tenant, level, target ORDER BY received_at DESC, feedback_id DESC
         ) AS place
-        FROM feedback WHERE metric = :metric AND value IS NOT NULL
+        FROM feedback WHERE metric = :metric AND ABS(value) < 1e15
     ) WHERE place = 1
 ), by_unit AS (
     SELECT o.unit AS unit, f.value AS value FROM counted AS f

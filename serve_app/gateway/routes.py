@@ -27,6 +27,7 @@ from serve_app.gateway.active import Active
 from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
 from serve_app.gateway.edge import is_safe_id, unsafe_request_id
+from serve_app.gateway.experiment_routes import add_experiment_routes
 from serve_app.gateway.feedback_routes import add_feedback_route
 from serve_app.gateway.inference_ids import new_uuid7
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
@@ -99,6 +100,7 @@ def build_api(gateway: GatewayState) -> FastAPI:
         active.policy.decide(name, None)
         return _json(_model(name))
 
+    add_experiment_routes(api, route)
     add_feedback_route(api, route)
     add_registry_routes(api, route)
     add_retrain_route(api, route)
