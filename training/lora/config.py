@@ -112,6 +112,8 @@ class SampleConfig(_Config):
     """The look at written answers during training."""
 
     every_steps: Annotated[int, Field(gt=0)] = 100
+    n_loss: Annotated[int, Field(gt=0)] = 256
+    """Conversations of the dev split whose loss is measured, evenly over the file."""
     n_conversations: Annotated[int, Field(ge=0)] = 16
     """Conversations of the dev split that are answered, greedily; 0 switches it off."""
     max_new_tokens: Annotated[int, Field(gt=0)] = 192

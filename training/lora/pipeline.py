@@ -137,7 +137,8 @@ class LoraRun:
                 done.append(item.encoded)
             return done
 
-        train, dev = encoded(self._dataset.train, "train"), encoded(self._dataset.dev, "dev")
+        train = encoded(self._dataset.train, "train")
+        dev = encoded(_spread(self._dataset.dev, self._config.sample.n_loss), "dev")
         n_batch = self._config.optim.batch_size
         if len(train) < n_batch and not faults:
             faults.append(f"train.jsonl has {len(train)} conversations, a batch {n_batch}")

@@ -110,6 +110,7 @@ class LoraTrainer:
         self._batches = BatchPlan(
             data.train, batch_size=optim.batch_size, seed=config.seed, pad_id=encoder.eos_id
         )
+        self._last_dev_loss: float | None = None
         self._state = _LoopState()
         if self._path.exists():
             self._state = self._restore()
@@ -155,9 +156,11 @@ class LoraTrainer:
         tail = max(1, optim.n_steps // 20)
         rate = (state.tokens_seen - first_tokens) / stepping_s if stepping_s else 0.0
         self._network.eval()
+        if self._last_dev_loss is None:  # resumed behind the last step
+            self._last_dev_loss = self._dev_loss()
         return LoraResult(
             final_loss=_mean(state.losses[-tail:]),
-            dev_loss=self._dev_loss(),
+            dev_loss=self._last_dev_loss,
             tokens_seen=state.tokens_seen,
             tokens_per_second=rate,
             peak_share=self._peak_share(rate) if stepping_s else None,
@@ -203,9 +206,10 @@ class LoraTrainer:
     def _with_dev(self, metrics: StepMetrics) -> StepMetrics:
         self._network.eval()
         scores = self._sample()
+        self._last_dev_loss = self._dev_loss()
         return replace(
             metrics,
-            dev_loss=self._dev_loss(),
+            dev_loss=self._last_dev_loss,
             dev_json_validity=scores.json_validity,
             dev_intent_accuracy=scores.intent_accuracy,
         )
