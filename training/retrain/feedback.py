@@ -106,7 +106,7 @@ def read_events(events: Path) -> list[FeedbackExample]:
 def _parse(lines: Iterable[tuple[str, str]]) -> list[FeedbackExample]:
     found: list[FeedbackExample] = []
     problems: list[str] = []
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str | None, str], str] = {}
     for where, line in lines:
         try:
             example = FeedbackExample.model_validate_json(line)
@@ -119,13 +119,14 @@ def _parse(lines: Iterable[tuple[str, str]]) -> list[FeedbackExample]:
             continue
         if (example.thumbs, example.rating, example.category, example.correction) == (None,) * 4:
             continue  # a vote on a metric of somebody's own
-        if example.inference_id in seen:
+        # Tenants may name each other's ids; only the owner's feedback comes with a text.
+        key = (example.tenant, example.inference_id)
+        if key in seen:
             problems.append(
-                f"{where}: inference_id {example.inference_id!r} is also in "
-                f"{seen[example.inference_id]}"
+                f"{where}: inference_id {example.inference_id!r} is also in {seen[key]}"
             )
             continue
-        seen[example.inference_id] = where
+        seen[key] = where
         found.append(example)
     if problems:
         shown = "\n".join(problems[:_MAX_PROBLEMS])

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from cluster.cli.main import run
+from experiments.events.records import Feedback, Transcript
+from experiments.events.store import EventStore
 from tests.unit.training.retrain.batches import said
 from training.config import TrainConfig
 from training.data.generator import DataConfig
@@ -179,6 +181,55 @@ def test_a_poisoned_batch_is_stopped_and_writes_nothing(
     manifest = _json(capsys, "prepare", "--base", str(small_base), "--drop-flagged")
     assert manifest["left_out"]["flood"] == 30
     assert manifest["n_new"] <= 100
+
+
+def test_feedback_comes_from_the_events_of_the_gateway(
+    home: Path, unseen: list[Example], small_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A praised answer with its text; another tenant's vote on the same id changes nothing."""
+    example = unseen[0]
+    store = EventStore(home / "events" / "events.db")
+    store.append(
+        [
+            _vote("f1", "dealer", "chatcmpl-1", 1.0),
+            _vote("f2", "stranger", "chatcmpl-1", 0.0),
+            _vote("f3", "dealer", "chatcmpl-2", 1.0),
+            Transcript(
+                inference_id="chatcmpl-1",
+                captured_at=1.7e9,
+                tenant="dealer",
+                messages=json.dumps([turn.model_dump() for turn in example.messages[:-1]]),
+                answer=example.messages[-1].content,
+                unrated_until=4e9,
+                keep_until=4e9,
+            ),
+        ]
+    )
+    store.close()
+    found = _json(capsys, "collect", "--base", str(small_base))
+    assert (found["n_feedback"], found["n_queued"]) == (3, 1)
+    assert found["skipped"] == {"text was not captured": 2}
+    (one,) = _json(capsys, "review", "ls")["items"]
+    assert (one["inference_id"], one["intent"]) == ("chatcmpl-1", example.intent)
+
+
+def _vote(feedback_id: str, tenant: str, target: str, value: float) -> Feedback:
+    return Feedback(
+        feedback_id=feedback_id,
+        received_at=1.7e9,
+        tenant=tenant,
+        metric="thumbs",
+        metric_type="boolean",
+        level="inference",
+        direction="increase",
+        target=target,
+        value=value,
+        text=None,
+        tags="{}",
+        idempotency=None,
+        request_hash="h",
+        config_hash="c",
+    )
 
 
 def test_broken_lines_are_named_and_nothing_is_collected(
