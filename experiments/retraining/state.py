@@ -17,6 +17,7 @@ from experiments.retraining.history import read_history, retrain_home
 from experiments.retraining.triggers import DriftLevel, LoopState
 
 _ACCURACY = "intent_accuracy"
+_UNDECIDED = "insufficient_data"
 _MAX_REPORTS = 200
 """Evaluations looked at, newest first: a check also runs inside a request."""
 
@@ -150,6 +151,8 @@ def _drift(path: Path, *, must_exist: bool) -> DriftLevel | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRecord(f"{str(path)!r} is no drift report: {error!r}") from error
     if level == "insufficient_data":
+        return None
+    if level == _UNDECIDED:
         return None
     for known in get_args(DriftLevel):
         if str(level).lower() == known:

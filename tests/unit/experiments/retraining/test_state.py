@@ -82,10 +82,15 @@ def test_several_models_need_a_name(tmp_path: Path, champion: ModelVersion) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "level"), [('{"level": "Warning"}', "warning"), ('{"level": "ok"}', "ok")]
+    ("content", "level"),
+    [
+        ('{"level": "Warning"}', "warning"),
+        ('{"level": "ok"}', "ok"),
+        ('{"level": "insufficient_data"}', None),
+    ],
 )
 def test_a_drift_report_is_read_where_it_is_said_to_be(
-    tmp_path: Path, content: str, level: str
+    tmp_path: Path, content: str, level: str | None
 ) -> None:
     path = tmp_path / "d.json"
     path.write_text(content, encoding="utf-8")
