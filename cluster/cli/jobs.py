@@ -89,7 +89,9 @@ def status(job: JobArgument, as_json: JsonOption = False, address: AddressOption
     from cluster.cli import jobs_output as output
 
     with _cluster(address) as api:
-        output.show_job(_find(api, job), as_json=as_json)
+        found = _find(api, job)
+        _settle(found)
+        output.show_job(found, as_json=as_json)
 
 
 @jobs_app.command()
@@ -121,6 +123,7 @@ def stop(job: JobArgument, as_json: JsonOption = False, address: AddressOption =
         else:
             with step(f"Stopping {found.submission_id}"):
                 found = stop_job(carril_home(), api, found, timeout_s=_STOP_TIMEOUT_S)
+            _settle(found)
         output.show_job(found, as_json=as_json)
 
 
@@ -164,6 +167,14 @@ def _find(api: "JobsApi | None", wanted: str) -> "JobView":
     return find(carril_home(), api, wanted)
 
 
+def _settle(job: "JobView") -> None:
+    from cluster.cli.console import note
+    from cluster.home import carril_home
+    from cluster.jobs.runs import settle_run
+
+    settle_run(carril_home(), job, say=note)
+
+
 def _tell_submitted(
     submitted: "Submitted", *, follow: bool, as_json: bool, address: str | None
 ) -> None:
@@ -190,6 +201,7 @@ def _follow(api: "JobsApi | None", submission_id: str) -> None:
     except KeyboardInterrupt:
         note(f"\n{submission_id} goes on; stop it with: carril jobs stop {submission_id}")
         raise
+    _settle(ended)
     match ended.state:
         case JobState.SUCCEEDED:
             return

@@ -15,6 +15,7 @@ from cluster.config_edit import find_target, replace_value
 from cluster.errors import CommandError, ExitCode, infrastructure
 from cluster.jobs.api import JobsApi
 from cluster.jobs.follow import follow
+from cluster.jobs.runs import settle_run
 from cluster.jobs.submission import Submitted, Submitter
 from cluster.loop.config import LoopConfig
 from cluster.loop.state import LoopState, StepResult, load_state, save_state
@@ -351,6 +352,7 @@ class Loop:
 
         around = self._around
         job = follow(around.home, around.api, submitted.submission_id, write=write)
+        settle_run(around.home, job, say=self._say)
         if job.state is not JobState.SUCCEEDED:
             raise CommandError(
                 f"job {job.submission_id} {job.state.value}: {job.error}",

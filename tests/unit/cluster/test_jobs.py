@@ -11,6 +11,7 @@ from cluster.connection import Connection
 from cluster.errors import CommandError, ExitCode
 from cluster.jobs.api import JobsApi, RayJob, Submission
 from cluster.jobs.follow import follow
+from cluster.jobs.runs import settle_run
 from cluster.jobs.submission import Submitter
 from cluster.jobs.view import all_jobs, find
 from experiments.jobs.code_state import CodeState
@@ -262,3 +263,51 @@ def test_a_record_is_what_it_was_written_as(submitter: Submitter, tmp_path: Path
 
     assert record.state is JobState.SUBMITTED
     assert record.config == str(TINY)
+
+
+class Runs:
+    """Keeps what a tracking store is told."""
+
+    def __init__(self) -> None:
+        self.run_id = "r1"
+        self.n_failures = 0
+        self.metrics: dict[str, float] = {}
+        self.ended: list[str] = []
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        self.metrics |= metrics
+
+    def log_artifact(self, path: Path) -> None:
+        assert path.is_file()
+
+    def end(self, status: str) -> None:
+        self.ended.append(status)
+
+
+def test_the_run_of_a_killed_job_is_ended_once(
+    submitter: Submitter, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs()
+    monkeypatch.setattr("cluster.jobs.runs.start_run", lambda *_, **__: runs)
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    change(job, run_id="r1")
+    JobFolder(tmp_path, job).put("report.json", '{"metrics": {"accuracy": 0.5}}')
+
+    for _ in range(2):
+        settle_run(tmp_path, find(tmp_path, None, job), say=lambda _: None)
+
+    assert runs.ended == ["KILLED"]
+    assert runs.metrics == {"accuracy": 0.5}
+
+
+def test_a_training_that_ended_by_itself_has_ended_its_run(
+    submitter: Submitter, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs()
+    monkeypatch.setattr("cluster.jobs.runs.start_run", lambda *_, **__: runs)
+    job = submitter.finetune(TINY, out=None, again=False).submission_id
+    change(job, run_id="r1", state=JobState.SUCCEEDED)
+
+    settle_run(tmp_path, find(tmp_path, None, job), say=lambda _: None)
+
+    assert runs.ended == []
