@@ -125,7 +125,8 @@ def shortfalls(
     variants: Mapping[str, Reference], policy: DriftPolicy, *, since: float, until: float
 ) -> list[str]:
     """Say what is missing for a reference that can be relied on."""
-    days, least = (until - since) / _DAY_S, policy.samples
+    # To a tenth: the first request of a week comes some minutes after its beginning.
+    days, least = round((until - since) / _DAY_S, 1), policy.samples
     found = []
     if days < least.reference_days:
         found.append(f"{days:.1f} days of traffic; {least.reference_days:g} are needed")

@@ -1,0 +1,147 @@
+"""Watch for drift as a job: `python -m experiments.jobs.drift --every 6h`, or `--once` from cron.
+
+On a cluster: `ray job submit --no-wait -- python -m experiments.jobs.drift --every 6h`. It takes no
+trainer and no CPU of the cluster while it waits. A check that cannot be made is told and tried
+again in the next period; what a check found is in CARRIL_HOME/drift (`experiments.drift.run`).
+"""
+
+import logging
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from experiments.drift.errors import BadInput, DriftError, EventsUnavailable
+from experiments.drift.levels import Level
+from experiments.drift.policy import DriftPolicy, read_policy
+from experiments.drift.run import Checked, run_check
+from experiments.jobs.errors import JobExit
+from experiments.jobs.record import home_dir
+
+logger = logging.getLogger(__name__)
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_EXIT_INCONCLUSIVE = 5
+_DEFAULT_CONFIG = Path("drift.yaml")
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of a duration such as `6h`, `90m` or `1.5d`.
+
+    Raises:
+        BadInput: If it is none, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    value = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
+    if value <= 0:
+        raise BadInput(f"{text!r} is no duration", "write 6h, 30m or 1d")
+    return value
+
+
+def command(
+    every: Annotated[str | None, typer.Option(help="Time between checks, such as 6h.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Check once and end.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="Thresholds and alerts; ./drift.yaml where there is one.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Baseline file.")] = None,
+    events: Annotated[Path | None, typer.Option(help="Event file.")] = None,
+) -> None:
+    """Check for drift, again and again; write reports and send alerts.
+
+    With --once it exits as `carril drift check` does. With --every it ends when it is told to.
+    """
+    try:
+        if once == (every is not None):
+            raise BadInput("give either --every or --once")
+        if config is None and _DEFAULT_CONFIG.is_file():
+            config = _DEFAULT_CONFIG
+        policy = read_policy(config)
+        if every is None:
+            raise typer.Exit(_exit_code(_check(policy, baseline, events)))
+        period_s = seconds(every)
+    except DriftError as error:
+        typer.echo(f"error: {error}", err=True)
+        broken = isinstance(error, EventsUnavailable)
+        raise typer.Exit(int(JobExit.INFRASTRUCTURE if broken else JobExit.USAGE)) from error
+    # The error budget is for 30 days, so it depends on how many checks those have.
+    _watch(
+        policy.model_copy(update={"check_every_h": period_s / 3600.0}), period_s, baseline, events
+    )
+
+
+def _watch(
+    policy: DriftPolicy, period_s: float, baseline: Path | None, events: Path | None
+) -> None:
+    with _told_to_end() as end:
+        start, n = time.monotonic(), 0
+        while not end.is_set():
+            try:
+                _check(policy, baseline, events)
+            except DriftError as error:
+                typer.echo(f"no check: {error}", err=True)
+            except Exception:
+                logger.exception("the check failed")  # the next one may work
+            n = (
+                int((time.monotonic() - start) // period_s) + 1
+            )  # one that took long skips, not piles
+            end.wait(max(0.0, start + n * period_s - time.monotonic()))
+    typer.echo("ended on request", err=True)
+
+
+def _check(policy: DriftPolicy, baseline: Path | None, events: Path | None) -> Checked:
+    done = run_check(home_dir(), policy, baseline_path=baseline, events=events)
+    document = done.document
+    typer.echo(
+        f"{document['checked_at']} {done.level.value}: {len(document['findings'])} findings, "
+        f"{len(document['changes'])} new"
+    )
+    for item in document["findings"]:
+        typer.echo(f"  {item['severity']} {item['variant']}: {item['title']}")
+    for delivery in done.deliveries:
+        outcome = "delivered" if delivery.delivered else f"not delivered: {delivery.error}"
+        typer.echo(f"  alert to {delivery.channel} {outcome}", err=True)
+    retrain = document["retrain"]
+    if retrain is not None:
+        typer.echo(f"  retraining due: {retrain['due']}; carril retrain check")
+    return done
+
+
+def _exit_code(done: Checked) -> int:
+    if done.level is Level.INSUFFICIENT_DATA:
+        return _EXIT_INCONCLUSIVE
+    return int(JobExit.FAILED if done.level is Level.CRITICAL else JobExit.OK)
+
+
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Give the event that SIGTERM and SIGINT set; a check under way is finished first."""
+    end = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        end.set()
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield end
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Run the job from the command line."""
+    typer.run(command)
+
+
+if __name__ == "__main__":
+    main()
