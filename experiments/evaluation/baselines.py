@@ -142,11 +142,11 @@ def _fit(data: LabelledTexts) -> Any:  # Any: scikit-learn has no types
         from sklearn.pipeline import make_pipeline, make_union
     except ImportError as err:
         raise MissingExtra("The TF-IDF classifier", "evaluation") from err
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode")
-    characters = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2
-    )
-    classifier = LogisticRegression(C=10.0, max_iter=300, random_state=_SEED)
+    # Single precision and a loose stop: half the time, the same answers.
+    common = {"sublinear_tf": True, "dtype": np.float32}
+    words = TfidfVectorizer(ngram_range=(1, 2), strip_accents="unicode", **common)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=2, **common)
+    classifier = LogisticRegression(C=10.0, tol=1e-3, max_iter=200, random_state=_SEED)
     model = make_pipeline(make_union(words, characters), classifier)
     model.fit(data.texts, data.labels)
     return model
