@@ -127,14 +127,16 @@ def unseen(reference: IntentCounts, current: IntentCounts, *, alpha: float) -> U
 def _g_test(ref: np.ndarray, cur: np.ndarray, n_r: int, n_c: int) -> float:
     """Return the p-value of the two-sample likelihood-ratio test, rare intents pooled.
 
-    Both samples count: one new intent in 500 sessions is not a surprise, as it is for a test that
+    If they are rare together as well, they join the next smallest. Both samples count: one new intent in 500 sessions is not a surprise, as it is for a test that
     takes the reference for the truth. Equal to `scipy.stats.chi2_contingency(correction=False,
     lambda_="log-likelihood")` where nothing is rare.
     """
     smaller = min(n_r, n_c) / (n_r + n_c)
     rare = (ref + cur) * smaller < _LEAST_EXPECTED
     rows = np.array([[*ref[~rare], ref[rare].sum()], [*cur[~rare], cur[rare].sum()]])
-    rows = rows[:, rows.sum(axis=0) > 0]
+    rows = rows[:, np.argsort(rows.sum(axis=0))]
+    while rows.shape[1] > 1 and rows[:, 0].sum() * smaller < _LEAST_EXPECTED:
+        rows = np.column_stack([rows[:, :2].sum(axis=1), rows[:, 2:]])
     if rows.shape[1] < 2:
         return 1.0
     expected = np.outer(rows.sum(axis=1), rows.sum(axis=0)) / rows.sum()
