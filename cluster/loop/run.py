@@ -119,6 +119,8 @@ class Loop:
     def _attempt(self, name: str, action: Callable[[], str]) -> str:
         try:
             return action()
+        except GateSaysNo:
+            raise  # with its own exit code
         except CommandError as error:
             raise CommandError(f"{name}: {error.message}", error.fix, error.code) from error
         except (RegistryError, EvaluationError) as error:
@@ -376,7 +378,7 @@ class GateSaysNo(CommandError):
     """
 
     def __init__(self, verdict: str, reasons: str, path: Path) -> None:
-        super().__init__(f"{verdict}: {reasons}", f"read {path.with_suffix('.md')}")
+        super().__init__(f"gate: {verdict}: {reasons}", f"read {path.with_suffix('.md')}")
         self.exit_code = INCONCLUSIVE if verdict == "INCONCLUSIVE" else int(ExitCode.FAILED)
 
 
