@@ -6,14 +6,14 @@ only says where a value stands; the characters in between are replaced.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
 import yaml
 
-from cluster.plan_experiments import GATEWAY_IMPORT_PATH, gateway_config, model_config
+from cluster.plan_experiments import gateway_config, model_config
 from experiments.registry.profile import ServedFiles
 from serve_app.config import ExperimentConfig, load_yaml
 from serve_app.errors import ConfigError
@@ -107,19 +107,47 @@ def serve_file(text: str, target: Target, *, files: ServedFiles, sha256: str) ->
         )
     if target.experiment is None:
         return text
-    gateway_at = next(
-        index
-        for index, app in enumerate(applications)
-        if app.get("import_path") == GATEWAY_IMPORT_PATH
-    )
-    gateway = gateway_config(applications[gateway_at])
-    assert gateway is not None  # noqa: S101 (find_target has read it)
-    experiment = gateway.experiments[target.experiment]
-    place = (*_user_config(applications, gateway_at), "experiments", target.experiment)
-    for name in experiment.allocation:
-        share = 100 if name == experiment.control else 0
-        text = replace_value(text, (*place, "allocation", name), share)
-    return _raise_version(text, place, experiment)
+    place, experiment = _experiment(applications, target.experiment)
+    shares = {name: Decimal(100 * (name == experiment.control)) for name in experiment.allocation}
+    return _raise_version(set_split(text, target.experiment, shares), place, experiment)
+
+
+def set_split(text: str, experiment: str, shares: Mapping[str, Decimal]) -> str:
+    """Return the config with another split of an experiment.
+
+    Args:
+        text: The config.
+        experiment: Which one.
+        shares: Percent of units by variant; those not named keep theirs.
+
+    Raises:
+        ConfigError: If the config has no such experiment or variant, or cannot be read.
+    """
+    place, _ = _experiment(_applications(load_yaml(text)), experiment)
+    for name, share in shares.items():
+        text = replace_value(text, (*place, "allocation", name), _shortest(share))
+    return text
+
+
+def _experiment(
+    applications: Sequence[dict[str, object]], name: str
+) -> tuple[Path, ExperimentConfig]:
+    """Return where an experiment is declared, and its declaration."""
+    for at, app in enumerate(applications):
+        gateway = gateway_config(app)
+        if gateway is None:
+            continue
+        if name not in gateway.experiments:
+            raise ConfigError(
+                f"unknown experiment {name!r}; configured: {sorted(gateway.experiments)}"
+            )
+        return (*_user_config(applications, at), "experiments", name), gateway.experiments[name]
+    raise ConfigError("the config has no gateway, so it has no experiments")
+
+
+def _shortest(share: Decimal) -> Scalar:
+    whole = share.to_integral_value()
+    return int(whole) if share == whole else share.normalize()
 
 
 def _set_profile(text: str, user_config: Path, folder: str, *, has_one: bool) -> str:

@@ -220,6 +220,14 @@ def exp(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
+def canary(context: typer.Context) -> None:
+    """Raise a treatment's share step by step; take it back when it does harm."""
+    from cluster.cli.canary import canary_app
+
+    canary_app(args=context.args, prog_name="carril canary")
+
+
+@app.command(context_settings=_FORWARD)
 def feedback(context: typer.Context) -> None:
     """Analyse, export and report what users said."""
     from experiments.feedback.cli import feedback_app

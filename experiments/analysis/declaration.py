@@ -4,7 +4,9 @@ The gateway's configuration embeds these classes, so that a bad declaration is r
 deployed, and the analysis reads the very same ones.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -96,6 +98,88 @@ DEFAULT_GUARDRAILS: dict[str, GuardrailDeclaration] = {
 """One more session in a hundred with an error, or a tail a quarter longer, is too much."""
 
 
+class BurstDeclaration(Strict):
+    """When errors are so many that nobody waits for statistics.
+
+    Counted over the latest answers rather than over seconds: as quick under heavy traffic, and not
+    blind under light traffic.
+    """
+
+    last: Annotated[int, Field(ge=5, le=1000)] = 20
+    """Latest answers of a variant that are looked at."""
+    min_errors: Annotated[int, Field(ge=2)] = 5
+    """Errors among them. With 5 % of errors as usual, 5 of the first 10 come up once in 12,000."""
+    min_sessions: Annotated[int, Field(ge=1)] = 3
+    """Sessions they come from: one person who repeats a poisonous prompt proves nothing."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of errors among them."""
+    max_age_s: Positive = 60
+    """Older answers are not looked at."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.min_errors > self.last:
+            raise ValueError(f"min_errors {self.min_errors} is above last {self.last}")
+        return self
+
+
+CANARY_GUARDRAILS: dict[str, GuardrailDeclaration] = {
+    "errors": GuardrailDeclaration(measure="errors", margin=0.02),
+    "latency": GuardrailDeclaration(measure="latency", effect=Effect.RELATIVE, margin=0.25),
+}
+"""Wider than an experiment's: a step must be passable with some hundred sessions."""
+
+
+class CanaryDeclaration(Strict):
+    """How `carril canary run` raises the treatment's share, and what makes it go back."""
+
+    steps: tuple[Decimal, ...] = (Decimal(1), Decimal(5), Decimal(20), Decimal(50), Decimal(100))
+    """Percent of units with the treatment, growing."""
+    min_units: Annotated[int, Field(ge=1)] = 100
+    """New sessions in each arm before a step may be left."""
+    min_step_s: Annotated[FiniteFloat, Field(ge=0)] = 600
+    """Seconds before a step may be left; also the last one, before the canary is complete."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Rate of false alarms of one guardrail over the whole ramp, shared out between its steps."""
+    guardrails: dict[MetricName, GuardrailDeclaration] = CANARY_GUARDRAILS
+    """Every one must be shown to be within its margin before the next step; one beyond its margin
+    takes the treatment back."""
+    burst: BurstDeclaration = BurstDeclaration()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_steps(self.steps)
+        if not self.guardrails:
+            raise ValueError("guardrails is empty, so nothing could stop a bad treatment")
+        for name, metric in self.guardrails.items():
+            try:
+                check_measure(metric.measure or name, metric.direction, metric.effect)
+            except ValueError as error:
+                raise ValueError(f"guardrails.{name}: {error}") from error
+            known = OUTCOME_MEASURES.get(metric.measure or name)
+            if known is not None and known.kind == "quantile":
+                raise ValueError(
+                    f"guardrails.{name}: {known.name!r} is a quantile, of which a canary computes "
+                    "no bound at every look; use 'latency', the mean"
+                )
+        return self
+
+
+def check_steps(steps: Sequence[Decimal]) -> None:
+    """Refuse a ramp that does not grow.
+
+    Raises:
+        ValueError: Naming what is allowed.
+    """
+    shown = ", ".join(f"{step:f}" for step in steps)
+    if not steps or any(not 0 < step <= 100 for step in steps):
+        raise ValueError(f"steps are [{shown}]; allowed: percents above 0, up to 100")
+    if any(b <= a for a, b in pairwise(steps)):
+        raise ValueError(f"steps are [{shown}]; every step must be above the one before")
+    if any(step * 100 != (step * 100).to_integral_value() for step in steps):
+        raise ValueError(f"steps are [{shown}]; the smallest difference is 0.01 percent")
+
+
 class ExperimentDeclaration(Strict):
     """One experiment: the split, and what it is to show."""
 
@@ -116,6 +200,8 @@ class ExperimentDeclaration(Strict):
     guardrails: dict[MetricName, GuardrailDeclaration] = DEFAULT_GUARDRAILS
     """What must not get worse."""
     decision: DecisionDeclaration = DecisionDeclaration()
+    canary: CanaryDeclaration | None = None
+    """How the treatment's share is raised by itself; the defaults if absent."""
 
     @model_validator(mode="after")
     def _check_allocation(self) -> Self:
@@ -149,9 +235,10 @@ class ExperimentDeclaration(Strict):
 
     def feedback_metrics(self) -> set[str]:
         """Return the feedback metrics that must be declared for this experiment."""
+        canary = {} if self.canary is None else self.canary.guardrails
         names = [
             feedback_metric(metric.measure or name)
-            for group in (self.metrics, self.guardrails)
+            for group in (self.metrics, self.guardrails, canary)
             for name, metric in group.items()
         ]
         return {name for name in names if name is not None}

@@ -1,0 +1,276 @@
+"""`carril canary`: raise a treatment's share step by step, and take it back when it does harm."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.console import note, out, print_json, warn
+from cluster.errors import CommandError, ExitCode
+from cluster.home import carril_home
+
+if TYPE_CHECKING:
+    from cluster.canary.controller import Controller
+    from experiments.canary.journal import Journal, Kept
+    from experiments.canary.records import Decision, State
+
+canary_app = typer.Typer(
+    name="canary", help="Raise a treatment's share; take it back when it does harm."
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Experiment.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="Serve config that is served.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=1, help="Seconds for the gateways to take a split.")
+]
+DEFAULT_CONFIG = Path("serve_config.yaml")
+
+
+class _Warnings(logging.Handler):
+    """Shows what the controller logs as warnings of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@canary_app.command()
+def run(
+    name: NameArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    steps: Annotated[
+        str | None, typer.Option(help="Percents, such as 1,5,20,50,100; as declared by default.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Decide once and end.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a paused canary.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
+    timeout: TimeoutOption = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk the ramp until the treatment has all traffic or is taken back.
+
+    Stop it as you like; the same command goes on where it was. Exit codes: 0 the last step is
+    reached (or asked to stop), 1 rolled back or somebody else changed the split, 5 paused.
+    """
+    with _controller(name, config, timeout_s=timeout) as controller:
+        stop = Event()
+        handler = _Warnings()
+        logging.getLogger("cluster.canary").addHandler(handler)
+        previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        try:
+            controller.begin(None if steps is None else _parse_steps(steps))
+            if resume and controller.resume() is None:
+                warn(f"the canary of {name!r} is not paused")
+            if once:
+                controller.tick()
+                state = controller.state
+            else:
+                state = controller.run(stop, interval_s=interval)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            logging.getLogger("cluster.canary").removeHandler(handler)
+    if as_json:
+        print_json(_state_json(_journal(name), state))
+    raise typer.Exit(_exit_code(state))
+
+
+@canary_app.command()
+def status(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show where a canary stands and what it waits for."""
+    from rich.table import Table
+
+    journal = _journal(name)
+    with _told():
+        state = journal.require()
+        document = _state_json(journal, state)
+    if as_json:
+        print_json(document)
+        return
+    table = Table(title=f"canary of {name}, version {state.version}", title_justify="left")
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    for key in ("status", "treatment", "percent", "step", "since", "last_decision", "why"):
+        table.add_row(key.replace("_", " "), str(document[key]))
+    out.print(table)
+
+
+@canary_app.command()
+def history(
+    name: NameArgument,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Decide every record again; exit 1 if one differs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every decision with its reasons and its evidence file."""
+    from rich.table import Table
+
+    from experiments.canary.journal import faults
+
+    journal = _journal(name)
+    with _told():
+        journal.require()
+        kept = journal.records()
+        rows = [_record_json(journal, item) for item in kept]
+    found = faults(kept) if replay else []
+    if as_json:
+        print_json({"decisions": rows, "faults": found} if replay else {"decisions": rows})
+    else:
+        table = Table("at", "action", "percent", "seconds to apply", "why", "evidence")
+        for row in rows:
+            table.add_row(*("" if row[key] is None else str(row[key]) for key in row))
+        out.print(table)
+    for fault in found:
+        warn(fault)
+    if replay and not found:
+        note(f"{len(kept)} decisions follow from their evidence")
+    raise typer.Exit(int(ExitCode.FAILED if found else ExitCode.OK))
+
+
+@canary_app.command()
+def rollback(
+    name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, timeout: TimeoutOption = 60
+) -> None:
+    """Take the treatment's traffic back now, whether a controller runs or not."""
+    from experiments.canary.errors import CanaryBusy
+    from experiments.canary.records import Status
+
+    journal = _journal(name)
+    with _told():
+        journal.require()
+    try:
+        with _controller(name, config, timeout_s=timeout) as controller:
+            controller.roll_back_by_hand()
+        return
+    except CommandError as error:
+        if not isinstance(error.__cause__, CanaryBusy):
+            raise
+    journal.ask_to_roll_back()
+    deadline_s = time.monotonic() + timeout
+    while journal.require().status is not Status.ROLLED_BACK:
+        if time.monotonic() > deadline_s:
+            raise CommandError(
+                f"the controller of {name!r} has not rolled back after {timeout:.0f} s",
+                "stop it, then run this command again",
+            )
+        time.sleep(0.1)
+    note(f"the controller took the traffic of {journal.require().treatment!r} back")
+
+
+@contextmanager
+def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Controller]":
+    from cluster.canary.controller import Controller
+    from cluster.canary.split import Server
+    from cluster.connection import resolve
+    from cluster.serve_api import ServeApi
+    from experiments.analysis.sources import event_file
+
+    connection = resolve(guess=False)
+    journal = _journal(name)
+    with (
+        _told(),
+        journal.locked(),
+        ServeApi(connection.dashboard_url, token=connection.token) as api,
+    ):
+        server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
+        yield Controller(journal, server, event_file(None), tell=_tell)
+
+
+@contextmanager
+def _told() -> "Iterator[None]":
+    """Turn errors of the journal into those of the command."""
+    from experiments.canary.errors import CanaryError
+
+    try:
+        yield
+    except CanaryError as error:
+        raise CommandError(error.message, error.fix) from error
+
+
+def _journal(name: str) -> "Journal":
+    from experiments.canary.journal import Journal
+
+    return Journal(carril_home(), name)
+
+
+def _tell(decision: "Decision", state: "State") -> None:
+    percent = state.served.percent
+    why = "; ".join(f"{reason.code.value} {reason.detail}".strip() for reason in decision.reasons)
+    note(f"{decision.action.value:9} {state.treatment} has {percent:g} %: {why}")
+
+
+def _parse_steps(text: str) -> tuple[float, ...]:
+    from experiments.analysis.declaration import check_steps
+
+    try:
+        steps = tuple(Decimal(part.strip()) for part in text.split(","))
+        check_steps(steps)
+    except (InvalidOperation, ValueError) as error:
+        shown = "not all numbers" if isinstance(error, InvalidOperation) else error
+        raise CommandError(
+            f"--steps {text!r}: {shown}", "for example --steps 1,5,20,50,100", ExitCode.USAGE
+        ) from error
+    return tuple(float(step) for step in steps)
+
+
+def _state_json(journal: "Journal", state: "State") -> dict[str, Any]:
+    kept = journal.records()
+    last = kept[-1].record if kept else None
+    return {
+        "experiment": state.experiment,
+        "version": state.version,
+        "status": state.status.value,
+        "control": state.control,
+        "treatment": state.treatment,
+        "percent": state.served.percent,
+        "config": state.served.config_hash,
+        "step": f"{state.step + 1} of {len(state.plan.steps)}",
+        "steps": list(state.plan.steps),
+        "since": _shown(state.step_at) if state.step_at else None,
+        "last_decision": last.decision.action.value if last else None,
+        "why": _why(last.decision) if last else "",
+        "evidence": str(kept[-1].path) if kept else None,
+    }
+
+
+def _record_json(journal: "Journal", kept: "Kept") -> dict[str, Any]:
+    record = kept.record
+    applied = journal.applied(record.number)
+    took_s = None
+    if applied is not None and record.decision.percent is not None:
+        took_s = round(applied.applied_at - record.observation.at, 2)
+    return {
+        "at": _shown(record.observation.at),
+        "action": record.decision.action.value,
+        "percent": record.decision.percent,
+        "seconds_to_apply": took_s,
+        "why": _why(record.decision),
+        "evidence": str(kept.path),
+    }
+
+
+def _why(decision: "Decision") -> str:
+    return "; ".join(f"{reason.code.value}: {reason.detail}" for reason in decision.reasons)
+
+
+def _shown(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def _exit_code(state: "State") -> int:
+    from experiments.canary.records import Status
+
+    match state.status:
+        case Status.ROLLED_BACK | Status.CONFLICT:
+            return int(ExitCode.FAILED)
+        case Status.PAUSED:
+            return 5
+        case _:
+            return int(ExitCode.OK)
