@@ -37,6 +37,10 @@ class ModelConfig(_Config):
     n_kv_heads: Annotated[int, Field(gt=0)] = 2
     context_length: Annotated[int, Field(gt=0)] = 1024
     """Positions the GGUF declares; training sequences are shorter (`OptimConfig.max_tokens`)."""
+    tie_embeddings: bool = True
+    """Whether input and output share their token vectors. Untied, the names of intents are free
+    to mean something else than the same words in a message: better, for vocab_size x hidden_size
+    more weights."""
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
 

@@ -19,7 +19,7 @@ def make_deterministic(seed: int, threads: int) -> None:
 
 
 def build_network(config: TrainConfig) -> LlamaForCausalLM:
-    """Return an untrained network in float32 with tied embeddings."""
+    """Return an untrained network in float32."""
     shape = config.model
     llama = LlamaConfig(
         vocab_size=config.tokenizer.vocab_size,
@@ -32,7 +32,7 @@ def build_network(config: TrainConfig) -> LlamaForCausalLM:
         max_position_embeddings=shape.context_length,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         rms_norm_eps=shape.norm_eps,
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tie_embeddings,
         attention_bias=False,
         bos_token_id=None,
         eos_token_id=None,
@@ -50,7 +50,7 @@ def begin_as_bag(network: LlamaForCausalLM, embeddings: Tensor) -> None:
 
     Args:
         network: Untrained.
-        embeddings: Of all tokens, (vocab_size, hidden_size); they are tied to the output.
+        embeddings: Of all tokens, (vocab_size, hidden_size).
     """
     with torch.no_grad():
         network.model.embed_tokens.weight.copy_(embeddings)
