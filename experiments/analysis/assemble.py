@@ -90,12 +90,12 @@ def metric_input(
     base = _base(name, declared, measure, population)
     match kind_of(measure):
         case "proportion":
-            # Errors are rare: the exact sequence is valid from the first session, and at no events.
-            exact = SequentialSpec(method=SequentialMethod.BERNOULLI_EXACT)
+            # Errors may be rare or none: half of alpha is exact, from the first session on.
+            hedged = SequentialSpec(method=SequentialMethod.RATE_HEDGED)
             return DecidedProportion(
                 **base,
                 kind="proportion",
-                sequential=exact,
+                sequential=hedged,
                 arms=ProportionArms(
                     **{arm: ProportionArm(n=sums[arm].n, sum=sums[arm].positive) for arm in ARMS}
                 ),

@@ -9,6 +9,7 @@ from experiments.stats import (
     bernoulli,
     cuped,
     cuped_ratio,
+    hedged_rates,
     means,
     proportions,
     relative,
@@ -54,6 +55,8 @@ class SequentialMethod(StrEnum):
     """Spending function over declared looks."""
     BERNOULLI_EXACT = "bernoulli_exact"
     """Exact confidence sequences of two rates: rare events, from the first unit."""
+    RATE_HEDGED = "rate_hedged"
+    """Exact and asymptotic sequence at half of alpha each: rates of unknown size."""
     MSPRT = "msprt"
     """Statsig's mixture SPRT, for comparison."""
 
@@ -153,6 +156,15 @@ def _analyze(metric: MetricInput) -> Comparison:
             control, treatment = _proportions(metric, plan.method.value)
             return bernoulli.compare(
                 control, treatment, alpha=metric.alpha, alternative=metric.alternative
+            )
+        case SequentialMethod.RATE_HEDGED:
+            control, treatment = _proportions(metric, plan.method.value)
+            return hedged_rates.compare(
+                control,
+                treatment,
+                alpha=metric.alpha,
+                alternative=metric.alternative,
+                n_star=plan.n_star,
             )
         case SequentialMethod.MSPRT:
             if metric.alternative is not Alternative.TWO_SIDED:

@@ -33,7 +33,7 @@ class Bar(NamedTuple):
 
 def interval_bar(bar: Bar) -> str:
     """Return an interval on a scale of its own, zero always in it."""
-    width, height, pad = 220, 26, 8
+    width, height, pad = 190, 26, 8
     ends = [bar.effect, 0.0]
     ends += [end for end in (bar.lower, bar.upper, bar.margin) if end is not None]
     low, high = min(ends), max(ends)

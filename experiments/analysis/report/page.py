@@ -12,11 +12,19 @@ from experiments.analysis.report import charts, tables
 from experiments.analysis.report.document import moment
 from experiments.analysis.report.health import cards
 from experiments.analysis.report.style import STYLE
-from experiments.analysis.report.words import VERDICTS, effect, interval, number, p_value, percent
+from experiments.analysis.report.words import (
+    REASONS,
+    VERDICTS,
+    effect,
+    interval,
+    number,
+    p_value,
+    percent,
+)
 from experiments.analysis.result import Analysis, Series
 from experiments.decision.checks import guardrail_state, is_at_horizon, side_of
 from experiments.decision.evidence import MetricEvidence, MetricRole, Population
-from experiments.decision.verdict import ReasonCode, Verdict
+from experiments.decision.verdict import Reason, ReasonCode, Verdict
 from experiments.stats.comparison import Effect
 from experiments.stats.noninferiority import Direction, GuardrailState
 
@@ -26,6 +34,9 @@ _ROLES = (
     (MetricRole.SECONDARY, "explains"),
     (MetricRole.EXPLORATORY, "suggests"),
 )
+
+_SHORT = 24
+"""Characters that a table cell keeps in one line."""
 
 
 def to_html(analysis: Analysis, said: Sequence[Conversation] = ()) -> str:
@@ -96,12 +107,7 @@ def _verdict(analysis: Analysis) -> str:
         word = "Keep running" + (
             f", about {decision.days_left} more days" if decision.days_left else ""
         )
-    reasons = "".join(
-        f"<li>{f'<b>{escape(reason.metric)}</b>: ' if reason.metric else ''}"
-        f'{escape(reason.detail)} <span class="code">{reason.code.value}</span></li>'
-        for reason in decision.reasons
-        if reason.detail
-    )
+    reasons = "".join(_reason(reason) for reason in decision.reasons if reason.detail)
     left = ""
     if decision.units_left:
         left = f"<p>{decision.units_left:,} of {analysis.evidence.progress.planned_units:,} "
@@ -110,6 +116,14 @@ def _verdict(analysis: Analysis) -> str:
     return (
         f'<div class="verdict {colour}"><span class="word">{escape(word)}</span>'
         f'<span class="code">{escape(codes)}</span><ul>{reasons}</ul>{left}{_score(analysis)}</div>'
+    )
+
+
+def _reason(reason: Reason) -> str:
+    metric = f"<b>{escape(reason.metric)}</b>: " if reason.metric else ""
+    return (
+        f'<li>{metric}{escape(REASONS[reason.code])} <span class="code">{reason.code.value}</span>'
+        f'<div class="soft">{escape(reason.detail)}</div></li>'
     )
 
 
@@ -169,7 +183,7 @@ def _metric(metric: MetricEvidence, adjusted: dict[str, float], analysis: Analys
         f'<td class="num">{number(metric.treatment)}</td>',
         f'<td class="num {css}-text">{effect(metric, metric.effect)}</td>',
         f"<td>{_bar(metric, css)}</td>",
-        f"<td>{escape(interval(metric))}{mark}</td>",
+        f'<td class="line-up">{escape(interval(metric))}{mark}</td>',
         f'<td class="num">{p_value(p)}</td>',
         f'<td class="num">{effect(metric, metric.detectable_effect, signed=False)}</td>',
     )
@@ -218,11 +232,14 @@ def _series(analysis: Analysis) -> str:
     ]
     if not shown:
         return ""
+    order = [role for role, _ in _ROLES]
+    shown.sort(key=lambda series: order.index(roles[series.metric].role))
     note = (
         '<p class="note">All sessions up to the end of a day. The band holds on all days at once: '
         "it may be looked at daily.</p>"
     )
-    return "".join(_one_series(series, roles[series.metric]) for series in shown) + note
+    drawn = "".join(_one_series(series, roles[series.metric]) for series in shown)
+    return f'<div class="charts">{drawn}</div>{note}'
 
 
 def _one_series(series: Series, metric: MetricEvidence) -> str:
@@ -233,7 +250,7 @@ def _one_series(series: Series, metric: MetricEvidence) -> str:
 
     good = "up" if metric.direction is Direction.INCREASE else "down"
     title = f"<h3>{escape(series.metric)} <span class=soft>B against A, {good} is good</span></h3>"
-    return title + charts.effect_over_time(series, form)
+    return f"<div>{title}{charts.effect_over_time(series, form)}</div>"
 
 
 def _days(analysis: Analysis) -> str:
@@ -289,8 +306,13 @@ def _provenance(analysis: Analysis) -> str:
 def _table(table: tables.Table) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
     rows = "".join(
-        "<tr>" + "".join(f'<td class="wide">{escape(cell)}</td>' for cell in row) + "</tr>"
+        "<tr>" + "".join(f'<td class="{_css(cell)}">{escape(cell)}</td>' for cell in row) + "</tr>"
         for row in table.rows
     )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>{note}'
+
+
+def _css(cell: str) -> str:
+    """Return the class of a cell: numbers and short words stay in one line."""
+    return "line-up" if len(cell) <= _SHORT else "wide"

@@ -23,7 +23,8 @@ p.note { margin: .4rem 0 0; max-width: 52rem; font-size: .9rem; }
   margin-left: .6rem; }
 .verdict ul { margin: .5rem 0 0; padding-left: 1.2rem; }
 .verdict li { margin: .15rem 0; } .verdict b { font-weight: 600; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .7rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: .7rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 0 2rem; }
 .card { background: var(--card); border-radius: 6px; padding: .6rem .8rem; }
 .card .name { color: var(--soft); font-size: .85rem; } .card .value { font-size: 1.15rem; }
 .card .value, td { font-variant-numeric: tabular-nums; }
@@ -35,12 +36,13 @@ th, td { text-align: left; vertical-align: top; padding: .38rem .9rem .38rem 0;
   border-bottom: 1px solid var(--rule); } th { color: var(--soft); font-weight: 600;
   font-size: .85rem; white-space: nowrap; }
 td.num, th.num { text-align: right; white-space: nowrap; }
-td.wide { overflow-wrap: anywhere; } tr.minor td { color: var(--soft); }
+td.wide { overflow-wrap: anywhere; } td.line-up { white-space: nowrap; }
+tr.minor td { color: var(--soft); }
 .tag { display: inline-block; border-radius: 3px; padding: 0 .4rem; font-size: .78rem;
   background: var(--open-bg); color: var(--open); }
 .good-text { color: var(--good); } .bad-text { color: var(--bad); font-weight: 600; }
 .open-text { color: var(--soft); } .warn-text { color: var(--warn); }
-svg { display: block; height: auto; width: 100%; } td svg { width: 220px; }
+svg { display: block; height: auto; width: 100%; } td svg { width: 190px; }
 svg text { fill: var(--ink); font-size: 12.5px; }
 svg text.tick { fill: var(--soft); font-size: 11.5px; }
 .grid { stroke: var(--rule); } .zero { stroke: var(--soft); stroke-dasharray: 3 3; }

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.analysis.declaration import ExperimentDeclaration
 from experiments.assignment import Allocation, assign
-from experiments.events.records import Event
+from experiments.events.records import Event, Exposure
 from experiments.events.store import EventStore
 from tests.unit.experiments.events.builders import exposure, feedback, outcome
 
@@ -44,7 +44,7 @@ def unit_of(variant: str, number: int, *, salt: str = "salt-1", share: int = 50)
     raise AssertionError("not enough units")
 
 
-def exposed(unit: str, *, salt: str = "salt-1", share: int = 50, **changes: Any) -> Event:
+def exposed(unit: str, *, salt: str = "salt-1", share: int = 50, **changes: Any) -> Exposure:
     """Return the exposure that a gateway would log for a unit."""
     split = Allocation.from_percent({CONTROL: 100 - share, TREATMENT: share}, control=CONTROL)
     made = assign(unit, split, salt=salt)

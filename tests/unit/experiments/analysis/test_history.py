@@ -10,7 +10,7 @@ from experiments.analysis.errors import NothingToCompare, UnknownExperiment, Unr
 from experiments.analysis.result import Analysis
 from experiments.analysis.run import Options, analyse
 from experiments.decision.verdict import ReasonCode, Verdict
-from experiments.events.records import Event
+from experiments.events.records import Event, Exposure, Outcome
 from tests.unit.experiments.analysis.sessions import (
     CONTROL,
     DAY,
@@ -83,11 +83,7 @@ def test_another_model_in_an_arm_is_invalid_but_a_blemish_is_a_note(tmp_path: Pa
 def test_a_ramp_begins_a_phase_and_its_own_units_are_analysed(tmp_path: Path) -> None:
     first = traffic(400, share=10, days=2)
     moved = [exposed(unit_of(CONTROL, n, share=10), share=10, exposed_at=START) for n in range(200)]
-    again = [
-        exposed(e.unit, exposed_at=START + 3 * DAY, config_hash="bbbbbbbbbbbb")
-        for e in moved
-        if hasattr(e, "unit")
-    ]
+    again = [exposed(e.unit, exposed_at=START + 3 * DAY, config_hash="bbbbbbbbbbbb") for e in moved]
     second = traffic(500, seed=3, config_hash="bbbbbbbbbbbb", days=4)
     found = analysed(tmp_path, [*first, *moved, *again, *second])
     assert len(found.phases) == 2
@@ -101,7 +97,7 @@ def test_a_ramp_begins_a_phase_and_its_own_units_are_analysed(tmp_path: Path) ->
 
 def test_units_in_two_arms_void_the_experiment(tmp_path: Path) -> None:
     events = traffic(300)
-    units = [e for e in events if hasattr(e, "bucket")][:30]
+    units = [e for e in events if isinstance(e, Exposure)][:30]
     both = [
         exposure(
             u.unit,
@@ -120,7 +116,7 @@ def test_lost_outcomes_in_one_arm_void_the_experiment(tmp_path: Path) -> None:
     events = [
         event
         for event in traffic(800)
-        if not (hasattr(event, "duration_s") and event.variant == TREATMENT and event.unit < "4")
+        if not (isinstance(event, Outcome) and event.variant == TREATMENT and str(event.unit) < "4")
     ]
     found = analysed(tmp_path, events)
     assert found.counts["control"].missing == 0
@@ -145,7 +141,7 @@ def test_a_clock_ahead_and_impossible_durations_void_the_experiment(tmp_path: Pa
 
 def test_a_skewed_split_voids_the_experiment(tmp_path: Path) -> None:
     events = traffic(6000)
-    lost = {e.unit for e in events if hasattr(e, "bucket") and e.variant == TREATMENT}
+    lost = {e.unit for e in events if isinstance(e, Exposure) and e.variant == TREATMENT}
     lost = {unit for unit in lost if unit < "4"}
     kept = [e for e in events if getattr(e, "unit", None) not in lost]
     found = analysed(tmp_path, kept)

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def cells(path: Path) -> list[Cell]:
         return aggregate(log, SCOPE, [OUTCOME_MEASURES[name] for name in NAMES], CLOCK)
 
 
-def one_session(unit: str, variant: str, *outcomes: dict[str, object]) -> list[Event]:
+def one_session(unit: str, variant: str, *outcomes: dict[str, Any]) -> list[Event]:
     events: list[Event] = [exposure(unit, variant=variant, exposed_at=START)]
     for number, fields in enumerate(outcomes):
         base = {"unit": unit, "variant": variant, "finished_at": START + 1}
