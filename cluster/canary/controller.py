@@ -194,7 +194,7 @@ class Controller:
         file, same = self._file(state)
         active = self._server.active_config()
         relied_on = state.status is Status.READY or (
-            bool(active) and active != state.served.config_hash
+            bool(active) and (active != state.served.config_hash or file != state.served)
         )
         control = treatment = Recent()
         if log is not None and state.step >= 0:

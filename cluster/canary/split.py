@@ -2,13 +2,14 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.config_edit import set_split
 from cluster.errors import CommandError, infrastructure
-from cluster.plan_experiments import gateway_config
+from cluster.plan_experiments import GATEWAY_IMPORT_PATH, gateway_config
 from cluster.rollout import check, fetch_readyz, with_loopback
 from cluster.serve_api import ServeApi
 from cluster.validate import load_serve_config
@@ -121,10 +122,11 @@ class Server:
         return check(self._api, config, http_url=self._http_url).done
 
     def deploy(self, text: bytes, config_hash: str) -> None:
-        """Deploy a config that differs in the gateway's configuration only.
+        """Deploy the gateway's part of a config; models stay as they were deployed last.
 
-        Returns once every gateway runs it. It does not wait for models, which do not change: a
-        treatment that has crashed must not keep its traffic until it is up again.
+        Somebody may have swapped a model since the text was read. Returns once every gateway runs
+        it, and does not wait for models: a treatment that has crashed must not keep its traffic
+        until it is up again.
 
         Raises:
             CommandError: If it is refused, or not in force in time.
@@ -139,7 +141,7 @@ class Server:
             raise ConfigError(f"{trial} cannot be written: {error}") from error
         finally:
             trial.unlink(missing_ok=True)
-        self._api.deploy(with_loopback(checked.raw))
+        self._api.deploy(with_loopback(_with_live_models(checked.raw, self._api.details())))
         deadline_s = time.monotonic() + self._timeout_s
         while self.active_config() != config_hash:
             if time.monotonic() > deadline_s:
@@ -158,3 +160,18 @@ class Server:
         except OSError as error:
             raise CommandError(f"{self.config} cannot be written: {error}") from error
         return True
+
+
+def _with_live_models(raw: Mapping[str, Any], details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Serve config whose applications, except gateways, are those deployed now."""
+    live = {
+        name: app["deployed_app_config"]
+        for name, app in (details.get("applications") or {}).items()
+        if app.get("deployed_app_config")
+    }
+    own = [
+        app if app.get("import_path") == GATEWAY_IMPORT_PATH else live.get(app["name"], app)
+        for app in raw["applications"]
+    ]
+    names = {app["name"] for app in own}
+    return {**raw, "applications": [*own, *(app for n, app in live.items() if n not in names)]}

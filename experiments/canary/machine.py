@@ -103,7 +103,8 @@ def guardrail_state(metric: MetricEvidence) -> GuardrailState | None:
 def _ownership(state: State, seen: Observation) -> Decision | None:
     if not seen.active_config:
         return _hold(Code.CONFIG_UNKNOWN, "the gateways do not answer, or do not agree yet")
-    if seen.active_config == state.served.config_hash:
+    ours = seen.active_config == state.served.config_hash
+    if ours and not _edited(state, seen):
         return None
     if (
         seen.file is not None
@@ -111,12 +112,12 @@ def _ownership(state: State, seen: Observation) -> Decision | None:
         and seen.file_runs
         and seen.file.config_hash == seen.active_config
         and abs(seen.file.percent - state.served.percent) < _EQUAL
+        and state.status is not Status.READY
     ):
-        detail = (
-            f"{seen.active_config} was deployed in place of {state.served.config_hash} with the "
-            "same split"
-        )
+        detail = f"{seen.active_config} was deployed with the same split and something else changed"
         return _one(Action.ADOPT, Code.CONFIG_ADOPTED, detail)
+    if ours:
+        return None
     return _one(
         Action.REFUSE,
         Code.CONFIG_FOREIGN,

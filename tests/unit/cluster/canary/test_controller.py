@@ -78,6 +78,10 @@ class _Api:
     def __init__(self, gateways: Gateways) -> None:
         self._gateways = gateways
 
+    def details(self) -> dict[str, Any]:
+        apps = yaml.safe_load(self._gateways.running)["applications"]
+        return {"applications": {app["name"]: {"deployed_app_config": app} for app in apps}}
+
     def deploy(self, raw: dict[str, Any]) -> None:
         if self._gateways.failures:
             raise self._gateways.failures.pop(0)
@@ -214,6 +218,13 @@ def test_another_cache_with_the_same_split_is_adopted(at_half: Stage) -> None:
     assert b"ttl_s: 5" in at_half.gateways.running
 
 
+def test_a_model_that_was_swapped_meanwhile_stays_swapped(at_half: Stage) -> None:
+    at_half.gateways.running = at_half.gateways.running.replace(b"engine: echo", b"engine: vllm")
+    at_half.log(failures(8))
+    assert at_half.controller().tick().action is Action.ROLL_BACK
+    assert at_half.gateways.running.count(b"engine: vllm") == 2
+
+
 def test_a_rollback_that_failed_is_finished_by_the_next_controller(at_half: Stage) -> None:
     at_half.log(failures(8))
     at_half.gateways.failures = [CommandError("the head node is gone")]
@@ -319,7 +330,11 @@ def test_a_server_waits_until_every_gateway_has_the_split(
 ) -> None:
     answers = ["", "old", "new"]
     deployed: list[ServeConfig] = []
-    api = type("Api", (), {"deploy": lambda _self, raw: deployed.append(raw)})()
+    api: Any = type(
+        "Api",
+        (),
+        {"deploy": lambda _self, raw: deployed.append(raw), "details": lambda _self: {}},
+    )()
 
     def readyz(*_: Any, **__: Any) -> httpx.Response:
         return httpx.Response(200, json={"status": "ready", "config": answers.pop(0)})

@@ -122,7 +122,18 @@ def codes(decision: Decision) -> list[Code]:
             Code.CONFIG_FOREIGN,
             id="the file does not run",
         ),
-        pytest.param({"file": FOREIGN}, Action.HOLD, Code.FILE_EDITED, id="edit not deployed"),
+        pytest.param(
+            {"file": FOREIGN, "file_runs": False},
+            Action.HOLD,
+            Code.FILE_EDITED,
+            id="edit not deployed",
+        ),
+        pytest.param(
+            {"file": dataclasses.replace(OURS, file_sha256="e" * 64)},
+            Action.ADOPT,
+            Code.CONFIG_ADOPTED,
+            id="a model was swapped",
+        ),
         pytest.param(
             {"file": None, "look": HARM},
             Action.ROLL_BACK,
