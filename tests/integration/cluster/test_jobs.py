@@ -19,7 +19,7 @@ from tests.integration.cluster.conftest import ROOT, Sandbox, tiny_config
 from training.manifest import verify_model
 
 TINY = ROOT / "training" / "configs" / "tiny.yaml"
-DEADLINE_S = 120.0
+DEADLINE_S = 280.0
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,7 @@ def wait_for_line(box: Sandbox, job: str, text: str) -> None:
     wait_until(lambda: log.exists() and text in log.read_text(encoding="utf-8"), f"{job}: {text}")
 
 
+@pytest.mark.timeout(900)
 def test_jobs_run_one_at_a_time_survive_a_kill_and_a_stop_and_outlive_the_cluster(
     box: Sandbox,
 ) -> None:
