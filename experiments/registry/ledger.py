@@ -8,7 +8,8 @@ beside it remembers the last line, so that cutting lines off the end shows too.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -73,8 +74,12 @@ class Ledger:
         lock.check()
         if self.entries() != tuple(entries):
             raise BrokenLedger(f"{self.path} was written to while its lock was held")
-        self._write(line)
-        self._remember(entry)
+        # The head's new content is on the disk before the line is, so that a disk that fills up
+        # between the two cannot leave a line that counts although its writer was told it failed.
+        with _prepared(self._head_path, _head_of(entry)) as head:
+            self._write(line)
+            head.replace(self._head_path)
+        _sync_directory(self.path.parent)
         return entry
 
     def torn_bytes(self) -> int:
@@ -159,11 +164,6 @@ class Ledger:
             os.close(descriptor)
         _sync_directory(self.path.parent)
 
-    def _remember(self, entry: LedgerEntry) -> None:
-        write_whole(
-            self._head_path, canonical_json({"seq": entry.seq, "hash": entry.hash}).encode()
-        )
-
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all, and survives a power cut.
@@ -171,16 +171,27 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
+    with _prepared(path, content) as scratch:
+        scratch.replace(path)
+    _sync_directory(path.parent)
+
+
+@contextmanager
+def _prepared(path: Path, content: bytes) -> Iterator[Path]:
+    """Give a synced file beside `path`, to take its place; what does not is removed."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        scratch.replace(path)
+        yield scratch
     finally:
         scratch.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+
+
+def _head_of(entry: LedgerEntry) -> bytes:
+    return canonical_json({"seq": entry.seq, "hash": entry.hash}).encode()
 
 
 def _sealed(document: dict[str, object]) -> LedgerEntry:

@@ -164,7 +164,9 @@ def _commit(
         )
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(directory, ignore_errors=True)
+        # An interruption may come after the line: what counts keeps its records.
+        if version.version not in registry.standings().get(version.name, Standing("")).versions:
+            shutil.rmtree(directory, ignore_errors=True)
         if isinstance(error, OSError):
             raise RegistryError(f"{version.label} was not registered: {error}") from error
         raise

@@ -1,6 +1,7 @@
 """The ledger: a chain that shows every change to its past, and survives a crash."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,14 @@ def test_a_crash_after_the_very_first_line_is_none_of_that(tmp_path: Path) -> No
     (tmp_path / "ledger.head.json").unlink()
     append(tmp_path, "2.0.0")
     assert len(Ledger(tmp_path).entries()) == 2
+
+
+def test_a_line_whose_head_cannot_be_written_does_not_count(root: Path) -> None:
+    before = (root / "ledger.jsonl").read_bytes()
+    (root / f".ledger.head.json.{os.getpid()}.tmp").mkdir()  # as on a disk that is full
+    with pytest.raises(OSError, match=r"ledger\.head\.json"):
+        append(root, "4.0.0")
+    assert (root / "ledger.jsonl").read_bytes() == before
 
 
 def test_an_unreadable_head_is_an_error(root: Path) -> None:
