@@ -16,6 +16,7 @@ from cluster.canary.controller import Controller
 from cluster.canary.split import Server, read_declared
 from cluster.errors import CommandError
 from cluster.validate import ServeConfig
+from experiments.analysis.declaration import CanaryDeclaration
 from experiments.canary.errors import CanaryBusy
 from experiments.canary.journal import Journal, faults
 from experiments.canary.records import Action, Decision, State, Status
@@ -353,3 +354,14 @@ def test_a_server_waits_until_every_gateway_has_the_split(
 def test_a_state_survives_its_file(at_half: Stage) -> None:
     state = at_half.journal.require()
     assert to_json(dataclasses.replace(state)) == to_json(at_half.controller().begin())
+
+
+def test_the_readme_shows_the_defaults() -> None:
+    text = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    block = text.split("```yaml\ncanary:", 1)[1].split("```", 1)[0]
+    shown = CanaryDeclaration.model_validate(yaml.safe_load("canary:" + block)["canary"])
+    ours = CanaryDeclaration()
+    assert shown.model_dump(exclude={"guardrails"}) == ours.model_dump(exclude={"guardrails"})
+    for name, guardrail in ours.guardrails.items():
+        found = shown.guardrails[name]
+        assert (found.margin, found.effect) == (guardrail.margin, guardrail.effect)
