@@ -214,9 +214,10 @@ def models(context: typer.Context) -> None:
 @app.command(context_settings=_FORWARD)
 def exp(context: typer.Context) -> None:
     """Plan, simulate, analyse and decide experiments."""
+    from cluster.analysis_runs import track
     from experiments.cli import exp_app
 
-    exp_app(args=context.args, prog_name="carril exp")
+    exp_app(args=context.args, prog_name="carril exp", obj=track)
 
 
 @app.command(context_settings=_FORWARD)

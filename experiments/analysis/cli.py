@@ -4,7 +4,7 @@ Imports of numpy, pydantic and the analysis happen inside the commands, so that 
 quick. Exit codes: 0 ok, 1 the data allows no analysis, 2 usage, 3 the log cannot be read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -50,6 +50,10 @@ PhaseOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Experiment.")]
+
+
+Track = Callable[["Analysis", str], None]
+"""Records an analysis and its page somewhere; the command line of the cluster hands one in."""
 
 
 class Choice(NamedTuple):
@@ -122,6 +126,7 @@ def show(
 
 
 def report(
+    context: typer.Context,
     name: NameArgument,
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")],
     events: EventsOption = None,
@@ -132,7 +137,11 @@ def report(
     phase: PhaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the report of an experiment as one self-contained HTML page."""
+    """Write the report of an experiment as one self-contained HTML page.
+
+    Where MLflow is installed the analysis becomes a run there, with page and evidence;
+    CARRIL_TRACKING=off leaves it alone.
+    """
     from experiments.analysis.conversations import read_conversations
     from experiments.analysis.report.document import to_document
     from experiments.analysis.report.page import to_html
@@ -142,7 +151,11 @@ def report(
     analysis = analysed(choice, slices=True)
     with refusals():
         said = read_conversations(event_file(events), analysis)
-    write_file(out, to_html(analysis, said))
+    page = to_html(analysis, said)
+    write_file(out, page)
+    if context.obj is not None:
+        track: Track = context.obj
+        track(analysis, page)
     if as_json:
         print_json(to_document(analysis))
     else:

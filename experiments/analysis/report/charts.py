@@ -13,6 +13,8 @@ from experiments.analysis.report.document import date_of
 from experiments.analysis.result import Day, Series
 
 _WIDTH = 720
+_HALF_WIDTH = 540
+"""Two drawings beside each other."""
 _MAX_TICKS = 6
 
 Format = Callable[[float], str]
@@ -63,7 +65,7 @@ def effect_over_time(series: Series, form: Format) -> str:
     """Return the cumulative effect at the end of every day, with its always-valid band."""
     points = series.points
     left, right, top, bottom = 78, 16, 14, 34
-    width, height = _WIDTH, 230
+    width, height = _HALF_WIDTH, 230
     ends = [end for p in points for end in (p.lower, p.upper, p.effect) if end is not None]
     # The first days' bands are huge and may leave the picture; what counts is the end.
     last = points[-1]
@@ -160,7 +162,7 @@ def _grid(
 
 def _dates(days: Sequence[int], x: Callable[[int], float], y: float) -> list[str]:
     """Return labels for as many days as fit, the last one always."""
-    step = max(1, math.ceil(len(days) / 9))
+    step = max(1, math.ceil(len(days) / 7))
     return [
         f'<text class="tick" x="{x(i):.1f}" y="{y}" text-anchor="middle">{date_of(day)[5:]}</text>'
         for i, day in enumerate(days)

@@ -47,15 +47,15 @@ def health(analysis: Analysis) -> Table:
     )
     columns = (
         "arm",
-        "declared share",
-        "observed share",
+        "declared",
+        "observed",
         "sessions",
         "requests",
-        "without outcome",
+        "no outcome",
         "errors",
         "aborted",
         "cached",
-        "other variant",
+        "fallback",
     )
     return Table("Health", columns, rows, note)
 

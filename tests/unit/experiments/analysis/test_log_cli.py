@@ -45,6 +45,7 @@ applications:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CARRIL_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setenv("CARRIL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "serve_config.yaml").write_text(CONFIG, encoding="utf-8")
     return tmp_path
