@@ -1,6 +1,7 @@
 """`carril canary`: raise a treatment's share step by step, and take it back when it does harm."""
 
 import logging
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=1, help="Seconds for the gateways to take a split.")
 ]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_CONFIG = Path("serve_config.yaml")
 
 
@@ -59,13 +61,14 @@ def run(
     Stop it as you like; the same command goes on where it was. Exit codes: 0 the last step is
     reached (or asked to stop), 1 rolled back or somebody else changed the split, 5 paused.
     """
+    percents = None if steps is None else _parse_steps(steps)
     with _controller(name, config, timeout_s=timeout) as controller:
         stop = Event()
         handler = _Warnings()
         logging.getLogger("cluster.canary").addHandler(handler)
         previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
         try:
-            controller.begin(None if steps is None else _parse_steps(steps))
+            controller.begin(percents)
             if resume and controller.resume() is None:
                 warn(f"the canary of {name!r} is not paused")
             if once:
@@ -197,6 +200,8 @@ def _told() -> "Iterator[None]":
 def _journal(name: str) -> "Journal":
     from experiments.canary.journal import Journal
 
+    if not _NAME.fullmatch(name):
+        raise CommandError(f"{name!r} is no name of an experiment", code=ExitCode.USAGE)
     return Journal(carril_home(), name)
 
 
