@@ -121,6 +121,12 @@ def make_baseline(
     ).sealed()
 
 
+def too_small(variants: Mapping[str, Reference], policy: DriftPolicy) -> list[str]:
+    """Return the variants with too few sessions for a reference."""
+    least = policy.samples.reference_sessions
+    return [name for name, found in variants.items() if found.summary.n_sessions < least]
+
+
 def shortfalls(
     variants: Mapping[str, Reference], policy: DriftPolicy, *, since: float, until: float
 ) -> list[str]:
@@ -130,12 +136,9 @@ def shortfalls(
     found = []
     if days < least.reference_days:
         found.append(f"{days:.1f} days of traffic; {least.reference_days:g} are needed")
-    for name, reference in variants.items():
-        n = reference.summary.n_sessions
-        if n < least.reference_sessions:
-            found.append(
-                f"variant {name!r} has {n} sessions; {least.reference_sessions} are needed"
-            )
+    for name in too_small(variants, policy):
+        n = variants[name].summary.n_sessions
+        found.append(f"variant {name!r} has {n} sessions; {least.reference_sessions} are needed")
     return found
 
 

@@ -64,7 +64,13 @@ def baseline(
     as_json: JsonOption = False,
 ) -> None:
     """Freeze a good period as the reference that later traffic is compared with."""
-    from experiments.drift.baseline import lint, make_baseline, shortfalls, write_baseline
+    from experiments.drift.baseline import (
+        lint,
+        make_baseline,
+        shortfalls,
+        too_small,
+        write_baseline,
+    )
     from experiments.drift.source import period_of, read_traffic
 
     with _told():
@@ -86,6 +92,14 @@ def baseline(
         if not chosen:
             _fail("no traffic in the period", EXIT_INCONCLUSIVE)
         made = make_baseline(chosen, policy, since=start, until=end, now=datetime.now(UTC))
+        left_out = [] if variant or allow_short else too_small(made.variants, policy)
+        if left_out and len(left_out) < len(chosen):
+            # A candidate with a tenth of the traffic must not keep the others from a reference.
+            chosen = {name: part for name, part in chosen.items() if name not in left_out}
+            made = make_baseline(chosen, policy, since=start, until=end, now=datetime.now(UTC))
+            least = policy.samples.reference_sessions
+            left = f"left out {left_out}: fewer than {least} sessions; --allow-short takes them"
+            typer.echo(f"note: {left}", err=True)
         missing = shortfalls(made.variants, policy, since=start, until=end)
         if missing and not allow_short:
             for line in missing:
@@ -335,8 +349,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for n, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=n == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)

@@ -127,9 +127,10 @@ def unseen(reference: IntentCounts, current: IntentCounts, *, alpha: float) -> U
 def _g_test(ref: np.ndarray, cur: np.ndarray, n_r: int, n_c: int) -> float:
     """Return the p-value of the two-sample likelihood-ratio test, rare intents pooled.
 
-    If they are rare together as well, they join the next smallest. Both samples count: one new intent in 500 sessions is not a surprise, as it is for a test that
-    takes the reference for the truth. Equal to `scipy.stats.chi2_contingency(correction=False,
-    lambda_="log-likelihood")` where nothing is rare.
+    If they are rare together as well, they join the next smallest. Both samples count: one new
+    intent in 500 sessions is not a surprise, as it is for a test that takes the reference for the
+    truth. Equal to `scipy.stats.chi2_contingency(correction=False, lambda_="log-likelihood")` where
+    nothing is rare.
     """
     smaller = min(n_r, n_c) / (n_r + n_c)
     rare = (ref + cur) * smaller < _LEAST_EXPECTED

@@ -234,6 +234,19 @@ def test_a_short_baseline_is_refused_unless_asked_for(
     assert document["provisional"] is True
 
 
+def test_a_variant_with_few_sessions_does_not_keep_the_others_from_a_baseline(
+    calm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = EventStore(calm / "events" / "events.db")
+    file.append([outcome("chatcmpl-c", unit="c", variant="candidate", finished_at=ONSET - 60)])
+    file.close()
+    assert freeze("--json") == 0
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)["variants"]) == ["stable"]
+    assert "left out ['candidate']" in said.err
+    assert freeze("--variant", "candidate") == 5
+
+
 def test_compare_judges_two_frozen_periods(
     unsure: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
