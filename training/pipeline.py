@@ -32,6 +32,9 @@ from training.trainer import Progress, TrainingSet, TrainResult, mean_loss, trai
 
 Report = Callable[[str], None]
 
+MAX_MEASURED = 600
+"""Held-out conversations that a training answers; `carril eval run` measures on all suites."""
+
 
 def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     """Do everything below `out_dir` and return the manifest of the finished model.
@@ -57,7 +60,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     tokenizer_sha256 = save_tokenizer(tokenizer, out_dir / "tokenizer.json")
 
     result = _train(config, learnt, tokenizer, out_dir, report)
-    heldout = list(generate(config.data, Split.HELDOUT))
+    heldout = _spread(list(generate(config.data, Split.HELDOUT)), MAX_MEASURED)
     encoder = ChatEncoder(tokenizer)
     encoded = [encoder.encode(c.messages, max_tokens=config.optim.max_tokens) for c in heldout]
     heldout_loss = mean_loss(result.network, encoded, prefix=encoder.shared_ids)
@@ -90,6 +93,12 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     )
     write_manifest(manifest, out_dir)
     return manifest
+
+
+def _spread(conversations: list[Conversation], most: int) -> list[Conversation]:
+    """Return at most so many conversations, evenly from the whole list."""
+    step = max(1, -(-len(conversations) // most))
+    return conversations[::step]
 
 
 def _train(
