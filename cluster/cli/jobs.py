@@ -66,7 +66,11 @@ def submit_evaluate(
     as_json: JsonOption = False,
     address: AddressOption = None,
 ) -> None:
-    """Evaluate a model; takes the options of `carril eval run`."""
+    """Evaluate a model; takes the options of `python -m experiments.jobs.evaluate`.
+
+    Those are --config FILE, or --target served|gguf|baseline with --model, --suite, --train, --url,
+    --limit, --skip PART, --threads, --concurrency, --no-grammar, --out.
+    """
     with _submitter(address) as submitter:
         submitted = submitter.evaluate(context.args, again=again)
     _tell_submitted(submitted, follow=follow, as_json=as_json, address=address)

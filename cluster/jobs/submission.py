@@ -1,6 +1,5 @@
 """From a configuration to a job on the cluster: the same work is submitted once."""
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -103,7 +102,7 @@ class Submitter:
 
         def arguments(folder: Path) -> list[str]:
             body = Finetuning(recipe, folder, resume=True)
-            self._preflight(body.checks())
+            self._preflight(body.checks)
             given = ["--config", str(work.config), "--config-sha256", work.config_sha256]
             return [*given, "--out", str(folder), "--resume"]
 
@@ -113,10 +112,18 @@ class Submitter:
         """Submit an evaluation; `given` are the arguments of `experiments.jobs.evaluate`.
 
         Raises:
-            CommandError: If the cluster does not allow it.
+            CommandError: If they cannot be used, or the cluster does not allow it.
         """
+        from experiments.evaluation.errors import BadInput
+        from experiments.jobs.evaluate import parse
+
+        try:
+            sha256 = parse(given).sha256()
+        except BadInput as error:
+            raise CommandError(error.message, error.fix, ExitCode.USAGE) from error
+        except OSError as error:
+            raise CommandError(f"cannot read what is to be measured: {error}") from error
         code = code_state()
-        sha256 = _arguments_sha256(given)
         work = _Work(
             kind="evaluate",
             work_id=work_id("evaluate", config_sha256=sha256, code_identity=code.identity),
@@ -226,11 +233,11 @@ class Submitter:
             return Path(record.out)
         return self._home / "training" / submission_id
 
-    def _preflight(self, checks: Sequence[preflight.Check]) -> None:
+    def _preflight(self, checks: Callable[[], Sequence[preflight.Check]]) -> None:
         if self._connection.record is None:
             return  # the cluster is elsewhere; the job looks around there
         try:
-            preflight.require(checks, say=lambda _: None)
+            preflight.require(checks(), say=lambda _: None)
         except JobError as error:
             raise infrastructure(error.message) from error
 
@@ -259,18 +266,6 @@ def _free_id(work: str, taken: set[str]) -> str:
     while attempt_id(work, attempt) in taken:
         attempt += 1
     return attempt_id(work, attempt)
-
-
-def _arguments_sha256(given: Sequence[str]) -> str:
-    """Hash arguments by what they mean: a file counts with its content."""
-    digest = hashlib.sha256()
-    for item in given:
-        path = Path(item)
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        digest.update(item.encode() + b"\0")
-    return digest.hexdigest()
 
 
 def _absolute(item: str) -> str:

@@ -1,5 +1,6 @@
 """What an evaluation is made of: the one typed configuration of command and job."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,6 +55,22 @@ class EvaluationSettings(BaseModel):
         if self.target == "baseline" and self.train is None:
             raise ValueError("target 'baseline' needs train: the train.jsonl of a dataset")
         return self
+
+    def sha256(self) -> str:
+        """Return a hash of the settings and of the content of every file that they name."""
+        digest = hashlib.sha256(self.model_dump_json(exclude={"skip"}).encode())
+        digest.update(",".join(sorted(self.skip)).encode())
+        for path in self._files():
+            digest.update(f"\0{path}\0".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def _files(self) -> list[Path]:
+        model = [Path(self.model)] if self.target == "gguf" and self.model else []
+        named = [*model, *self.suites, *([self.train] if self.train else []), self.profile]
+        found = [p for path in named for p in (sorted(path.glob("*")) if path.is_dir() else [path])]
+        return [path for path in found if path.is_file()]
 
     @property
     def run_name(self) -> str:

@@ -5,9 +5,9 @@ The same entry point serves `carril jobs submit evaluate` and a plain
 The job succeeds when the report is written, whatever it says; `carril eval gate` judges it.
 """
 
-import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +94,19 @@ class Evaluation:
         return preflight.memory(size + _CONTEXT_BYTES)
 
 
+def parse(arguments: Sequence[str]) -> EvaluationSettings:
+    """Read what a command line of this job asks for, without doing it.
+
+    Raises:
+        BadInput: If it cannot be done; what Typer itself refuses is raised as Typer does.
+    """
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    options = typer.main.get_command(app).make_context("evaluate", list(arguments)).params
+    options.pop("out")
+    return _settings(**options)
+
+
 def command(
     config: Annotated[Path | None, typer.Option(help="YAML with all settings.")] = None,
     target: Annotated[str | None, typer.Option(help="served, gguf or baseline.")] = None,
@@ -111,22 +124,20 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder of results.")] = None,
 ) -> None:
     """Measure a model on suites; write predictions and a report."""
-    document: dict[str, object] = {
-        "target": target,
-        "model": model,
-        "url": url or os.environ.get("CARRIL_URL") or DEFAULT_URL,
-        "suites": tuple(suite or ()),
-        "train": train,
-        "grammar": grammar,
-        "concurrency": concurrency,
-        "threads": threads,
-        "limit": limit,
-        "skip": frozenset(skip or ()),
-    }
     try:
-        if (config is None) == (target is None):
-            raise BadInput("give either --config or --target")
-        settings = read_settings(config) if config else make_settings(document, where="options")
+        settings = _settings(
+            config=config,
+            target=target,
+            model=model,
+            url=url,
+            suite=suite,
+            train=train,
+            grammar=grammar,
+            concurrency=concurrency,
+            threads=threads,
+            limit=limit,
+            skip=skip,
+        )
         code = _run(settings, config, out)
     except BadInput as error:
         typer.echo(f"error: {_with_fix(error)}", err=True)
@@ -137,8 +148,31 @@ def command(
     raise typer.Exit(int(code))
 
 
+def _settings(
+    *,
+    config: Path | None,
+    target: str | None,
+    url: str | None,
+    suite: list[Path] | None,
+    skip: list[Skippable] | None,
+    **plain: object,
+) -> EvaluationSettings:
+    if (config is None) == (target is None):
+        raise BadInput("give either --config or --target")
+    if config is not None:
+        return read_settings(config)
+    document: dict[str, object] = {
+        **plain,
+        "target": target,
+        "url": url or os.environ.get("CARRIL_URL") or DEFAULT_URL,
+        "suites": tuple(suite or ()),
+        "skip": frozenset(skip or ()),
+    }
+    return make_settings(document, where="options")
+
+
 def _run(settings: EvaluationSettings, config: Path | None, out: Path | None) -> int:
-    digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
+    digest = settings.sha256()
     work = work_id("evaluate", config_sha256=digest, code_identity=code_state().identity)
     in_ray = ray_submission_id()
     submission_id = in_ray or local_id(work)

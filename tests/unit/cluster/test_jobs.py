@@ -18,6 +18,7 @@ from experiments.jobs.code_state import CodeState
 from experiments.jobs.record import JobFolder, JobRecord, JobState
 
 ROOT = Path(__file__).resolve().parents[3]
+SERVED = ["--target", "served", "--model", "okla-chat", "--limit", "3"]
 TINY = ROOT / "training" / "configs" / "tiny.yaml"
 
 
@@ -132,22 +133,50 @@ def test_work_that_succeeded_is_repeated_on_request_in_a_new_folder(
 def test_a_job_in_the_queue_says_for_whom_it_waits(submitter: Submitter) -> None:
     first = submitter.finetune(TINY, out=None, again=False)
 
-    assert submitter.evaluate(["--limit", "3"], again=False).waits_for == first.submission_id
+    assert submitter.evaluate(SERVED, again=False).waits_for == first.submission_id
 
 
+@pytest.mark.parametrize("by_config", [True, False], ids=["config", "options"])
+@pytest.mark.parametrize("changed", ["suites/golden.jsonl", "model.gguf", "train.jsonl"])
 def test_an_evaluation_is_another_one_when_a_file_it_reads_changes(
-    submitter: Submitter, tmp_path: Path
+    submitter: Submitter, tmp_path: Path, changed: str, by_config: bool
 ) -> None:
-    config = tmp_path / "evaluation.yaml"
-    config.write_text("a: 1")
-    one = submitter.evaluate(["--config", str(config)], again=False)
-    config.write_text("a: 2")
+    model, suites, train = (tmp_path / name for name in ("model.gguf", "suites", "train.jsonl"))
+    suites.mkdir()
+    for path in (model, suites / "golden.jsonl", train):
+        path.write_text("before")
+    given = ["--target", "gguf", "--model", str(model), "--suite", str(suites)]
+    given += ["--train", str(train)]
+    if by_config:
+        config = tmp_path / "evaluation.yaml"
+        config.write_text(f"{{target: gguf, model: {model}, suites: [{suites}], train: {train}}}")
+        given = ["--config", str(config)]
+    one = submitter.evaluate(given, again=False)
+    assert not submitter.evaluate(given, again=False).new
 
-    assert submitter.evaluate(["--config", str(config)], again=False).new
-    config.write_text("a: 1")
-    assert submitter.evaluate(["--config", str(config)], again=False).submission_id == (
-        one.submission_id
-    )
+    (tmp_path / changed).write_text("after")
+
+    assert submitter.evaluate(given, again=False).new
+    (tmp_path / changed).write_text("before")
+    assert submitter.evaluate(given, again=False).submission_id == one.submission_id
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param([], "either --config or --target", id="nothing"),
+        pytest.param(["--target", "guff"], "target", id="unknown target"),
+        pytest.param(["--target", "gguf"], "needs a model", id="no model"),
+        pytest.param(["--config", "no.yaml"], "no.yaml", id="no file"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_made_is_not_submitted(
+    submitter: Submitter, ray: JobsInMemory, given: list[str], message: str
+) -> None:
+    with pytest.raises(CommandError, match=message) as caught:
+        submitter.evaluate(given, again=False)
+    assert caught.value.code is ExitCode.USAGE
+    assert not ray.submitted
 
 
 def test_a_refused_submission_leaves_nothing(
@@ -225,7 +254,7 @@ def test_a_job_that_is_not_ours_is_listed_too(ray: JobsInMemory, tmp_path: Path)
 
 def test_a_job_is_found_by_how_its_id_begins(submitter: Submitter, tmp_path: Path) -> None:
     job = submitter.finetune(TINY, out=None, again=False).submission_id
-    submitter.evaluate(["--limit", "3"], again=False)
+    submitter.evaluate(SERVED, again=False)
 
     assert find(tmp_path, None, "fine").submission_id == job
     with pytest.raises(CommandError, match="matches several"):
