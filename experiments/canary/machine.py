@@ -139,10 +139,10 @@ def _start(plan: Plan, state: State, seen: Observation) -> Decision:
 def _harm(plan: Plan, seen: Observation) -> Decision | None:
     reasons: list[Reason] = []
     if is_burst(seen.treatment, plan.burst):
-        told = _told(seen.treatment)
+        told = _told(seen.treatment, seen.at)
         if is_burst(seen.control, plan.burst):
             # Going back would not help: the fault is not the treatment's.
-            detail = f"treatment: {told}; control: {_told(seen.control)}"
+            detail = f"treatment: {told}; control: {_told(seen.control, seen.at)}"
             reason = Reason(code=Code.ERROR_BURST_EVERYWHERE, detail=detail)
             return Decision(action=Action.PAUSE, reasons=(reason,))
         reasons.append(Reason(code=Code.ERROR_BURST, detail=told))
@@ -232,11 +232,12 @@ def _bounds(metric: MetricEvidence) -> str:
     return f"{metric.name}: harm between {-side.best:.4g} and {-side.worst:.4g}, margin {margin:g}"
 
 
-def _told(recent: Recent) -> str:
+def _told(recent: Recent, at: float) -> str:
     codes = f" ({', '.join(recent.codes)})" if recent.codes else ""
+    first = at if recent.first_error_at is None else recent.first_error_at
     return (
         f"{recent.errors} of the last {recent.answers} answers failed, in {recent.error_sessions} "
-        f"sessions{codes}"
+        f"sessions{codes}, the first {at - first:.1f} s before"
     )
 
 
