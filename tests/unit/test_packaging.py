@@ -23,5 +23,5 @@ def test_every_data_file_of_the_packages_is_installed_with_them() -> None:
         for path in files
         if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
     ]
-    assert len(files) > 100
+    assert files
     assert left_out == []
