@@ -108,7 +108,7 @@ class BurstDeclaration(Strict):
     last: Annotated[int, Field(ge=5, le=1000)] = 20
     """Latest answers of a variant that are looked at."""
     min_errors: Annotated[int, Field(ge=2)] = 5
-    """Errors among them. With 5 % of errors as usual, 5 of the first 10 come up once in 12,000."""
+    """Errors among them. With 5 % of errors as usual, 5 of the first 10 come up once in 15,000."""
     min_sessions: Annotated[int, Field(ge=1)] = 3
     """Sessions they come from: one person who repeats a poisonous prompt proves nothing."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5

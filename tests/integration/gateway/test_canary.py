@@ -129,23 +129,24 @@ def test_a_treatment_that_turns_bad_is_taken_back_by_itself(
         controller = start(cluster, "--steps", "50,100")
         wait_for_percent(cluster, 50.0)
         served = {"allocation": {"stable": 50, "candidate": 50}}
-        turned = {NAME: declared["experiments"][NAME] | served}
-        cluster.deploy(gateway={"experiments": turned}, candidate={"echo": fault})
+        same_split = {NAME: declared["experiments"][NAME] | served}
         bad_at = time.time()
+        # Past the file, as `serve deploy` of another one, and not waited for: it will not last.
+        cluster.deploy_unchecked(gateway={"experiments": same_split}, candidate={"echo": fault})
         exit_code, document, messages = answer(controller)
     assert (exit_code, document["status"]) == (1, "rolled_back"), messages
     record = evidence(cluster)
     assert record["decision"]["reasons"][0]["code"] == code
     detected_s = record["observation"]["at"] - bad_at
     sys.stdout.write(
-        f"{code}: decided {detected_s:.1f} s after the treatment turned bad, in force "
+        f"{code}: decided {detected_s:.1f} s after a bad model was asked for, in force "
         f"{record['took_s']:.1f} s later\n"
     )
     assert record["took_s"] < DETECTED_WITHIN_S
     if code == "ERROR_BURST":
         first = record["observation"]["treatment"]["first_error_at"]
         assert record["observation"]["at"] + record["took_s"] - first < DETECTED_WITHIN_S
-    # The swapped model of the candidate is still there: only the split was changed.
+    # The candidate's new model is still there: only the split was changed, in the file too.
     assert "candidate: 0" in (cluster.home / "serve_config.yaml").read_text(encoding="utf-8")
     assert fault.keys() <= _live_echo(cluster).keys()
     replayed = ask_carril(cluster, "history", NAME, "--replay")
