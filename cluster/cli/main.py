@@ -4,6 +4,7 @@ Nothing heavy is imported here or in the option types, so that `carril --help` a
 command loads its own module when it runs.
 """
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +16,11 @@ from cluster.errors import CommandError, ExitCode
 
 _EPILOG = (
     "State goes under CARRIL_HOME (./var). Data on stdout, progress on stderr. "
-    "Exit codes: 0 ok, 1 failed, 2 usage, 3 infrastructure, 4 auth, 130 interrupted."
+    "Exit codes: 0 ok, 1 failed, 2 usage, 3 infrastructure, 4 auth, 5 inconclusive, "
+    "130 interrupted."
 )
+_MACHINE_SAYS_NO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Faults of disk and permissions: no bug, wherever they turn up."""
 
 
 class _InOrder(TyperGroup):
@@ -287,6 +291,12 @@ def _unexpected(error: Exception) -> int:
     if isinstance(error, ConfigError):
         _print_failure(str(error), None)
         return int(ExitCode.FAILED)
+    if isinstance(error, OSError) and error.errno in _MACHINE_SAYS_NO:
+        where = f"{error.filename}: " if error.filename else ""
+        _print_failure(
+            f"{where}{error.strerror}", "see to disk and permissions, or set CARRIL_HOME elsewhere"
+        )
+        return int(ExitCode.INFRASTRUCTURE)
     import traceback
 
     from cluster.home import carril_home

@@ -1,6 +1,7 @@
 """`carril models` as a shell sees it."""
 
 import contextlib
+import errno
 import io
 import json
 import re
@@ -162,6 +163,20 @@ def test_what_goes_wrong_is_named(
     done = shell(*arguments, code=code)
     assert message in " ".join(done.stderr.split())
     assert done.stdout == ""
+    assert shell.registry.entries() == before
+
+
+def test_a_full_disk_is_named_as_one(
+    shell: Shell, v1: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ledger.jsonl")
+
+    before = shell.registry.entries()
+    monkeypatch.setattr("experiments.registry.ledger.os.fsync", full)
+    done = shell("retire", v1.label, "--reason", "x", code=ExitCode.INFRASTRUCTURE)
+    assert "ledger.jsonl: No space left on device" in " ".join(done.stderr.split())
+    assert "bug" not in done.stderr
     assert shell.registry.entries() == before
 
 
