@@ -31,9 +31,14 @@ def check_slices(
     too_small = 0
     for name, members in sorted(_slices(pairs).items()):
         for metric in (metrics[primary] for primary in policy.primary):
+            n = sum(
+                metric.good(one) is not None or metric.good(two) is not None for one, two in members
+            )
+            if n < policy.min_slice_items:
+                too_small += n > 0
+                continue
             result = compare(members, metric, policy)
-            if result is None or result.n < policy.min_slice_items:
-                too_small += result is not None
+            if result is None:
                 continue
             tested.append((name, metric, result))
     adjusted = holm([result.p_worse for _, _, result in tested])

@@ -41,6 +41,13 @@ class Bench:
             )
             for per_group in (1, 5)
         }
+        self._wrong = {
+            per_group: [
+                item.model_copy(update={"correct": False, "predicted": "despedida"})
+                for item in run.predictions
+            ]
+            for per_group, run in self._template.items()
+        }
 
     def run(self, correct: Bools, sha256: str, per_group: int = 1) -> Run:
         template = self._template[per_group]
