@@ -1,5 +1,7 @@
 """The state of experiments over HTTP."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,11 @@ async def test_an_unknown_experiment_is_not_found_and_keys_are_asked_for(
     assert "configured: okla-v1-v2" in missing.json()["error"]["message"]
     async with make_gateway(**keys(secret="dealer")).client() as client:
         assert (await client.get("/v1/experiments")).status_code == 401
+
+
+def test_declarations_and_the_way_to_the_analysis_load_no_native_statistics() -> None:
+    code = (
+        "import sys, serve_app.config, serve_app.gateway.analysis_process\n"
+        "sys.exit(bool({'numpy', 'scipy'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
