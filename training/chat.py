@@ -50,14 +50,24 @@ class ChatEncoder:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return system prompt, messages and the opening of the reply."""
+    def prompt_ids(
+        self, messages: Sequence[Message], *, max_tokens: int | None = None
+    ) -> list[int]:
+        """Return system prompt, messages and the opening of the reply.
+
+        Args:
+            messages: Perhaps a system message, then turns; a user's message at the end.
+            max_tokens: Longest prompt; the oldest turns are dropped until it fits, the last
+                message never.
+        """
         opening, turns = self._opening(messages)
-        return [
-            *opening,
-            *(token for m in turns for token in self._message(m.role, m.content)),
-            *self._header(ASSISTANT),
-        ]
+        parts = [self._message(m.role, m.content) for m in turns]
+        header = self._header(ASSISTANT)
+        if max_tokens is not None:
+            room = max_tokens - len(opening) - len(header)
+            while len(parts) > 1 and sum(map(len, parts)) > room:
+                parts = parts[2:]
+        return [*opening, *(token for part in parts for token in part), *header]
 
     def encode(self, messages: Sequence[Message], *, max_tokens: int) -> Encoded:
         """Return a conversation for training, its oldest turns dropped until it fits.

@@ -80,7 +80,8 @@ def evaluate(
     scored = []
     with open_gguf(model_path, threads=threads) as model:
         for conversation in conversations:
-            ids = encoder.prompt_ids(conversation.messages[:-1])
+            room = model.n_ctx - MAX_REPLY_TOKENS
+            ids = encoder.prompt_ids(conversation.messages[:-1], max_tokens=room)
             reply = model.generate(ids, stop=encoder.eot_id, max_tokens=MAX_REPLY_TOKENS)
             ended = len(reply) < MAX_REPLY_TOKENS
             answer = parse_answer(tokenizer.decode(reply)) if ended else None

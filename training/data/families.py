@@ -4,10 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from scipy import sparse
+
 NEAR_DUPLICATE_JACCARD = 0.7
 """Share of common character 4-grams from which two phrases count as one family."""
 
 _SHINGLE = 4
+_BLOCK = 4096
+"""Phrases compared with all others at a time; bounds memory."""
 _SLOT = re.compile(r"\{\w+\}")
 
 
@@ -52,27 +57,38 @@ def similar_pairs(phrases: Sequence[Sequence[str]], *, threshold: float) -> list
         threshold: Least Jaccard similarity of the 4-gram sets, in (0, 1].
     """
     texts = sorted({(text, owner) for owner, forms in enumerate(phrases) for text in forms})
-    frequency = Counter(shingle for text, _ in texts for shingle in shingles(text))
+    found = [shingles(text) for text, _ in texts]
+    frequency = Counter(shingle for some in found for shingle in some)
     rank = {s: i for i, (s, _) in enumerate(sorted(frequency.items(), key=_rarest_first))}
-    readings = [(frozenset(rank[s] for s in shingles(text)), owner) for text, owner in texts]
-    readings.sort(key=lambda reading: len(reading[0]))
-    index: dict[int, list[int]] = {}
+    rows = [sorted(rank[s] for s in some) for some in found]
+    sizes = np.array([len(row) for row in rows])
+    prefixes = [row[: len(row) - _ceil(threshold * len(row)) + 1] for row in rows]
+    whole, rare = _incidence(rows, len(rank)), _incidence(prefixes, len(rank))
     pairs: set[tuple[int, int]] = set()
-    for at, (found, owner) in enumerate(readings):
-        size = len(found)
-        prefix = sorted(found)[: size - _ceil(threshold * size) + 1]
-        smallest = threshold * size
-        for other in {other for shingle in prefix for other in index.get(shingle, ())}:
-            other_found, other_owner = readings[other]
-            # Readings come by size: the earlier one is the smaller one.
-            if len(other_found) < smallest or owner == other_owner:
-                continue
-            common = len(found & other_found)
-            if common >= threshold * (size + len(other_found) - common):
-                pairs.add((min(owner, other_owner), max(owner, other_owner)))
-        for shingle in prefix:
-            index.setdefault(shingle, []).append(at)
+    for start in range(0, len(rows), _BLOCK):
+        candidates = (rare[start : start + _BLOCK] @ rare.T).tocoo()
+        first, second = candidates.row + start, candidates.col
+        large, small = (
+            np.maximum(sizes[first], sizes[second]),
+            np.minimum(sizes[first], sizes[second]),
+        )
+        chosen = (first < second) & (small >= threshold * large)
+        first, second = first[chosen], second[chosen]
+        common = np.asarray(whole[first].multiply(whole[second]).sum(axis=1)).ravel()
+        alike = common >= threshold * (sizes[first] + sizes[second] - common)
+        for one, other in zip(first[alike].tolist(), second[alike].tolist(), strict=True):
+            owners = texts[one][1], texts[other][1]
+            if owners[0] != owners[1]:
+                pairs.add((min(owners), max(owners)))
     return sorted(pairs)
+
+
+def _incidence(rows: Sequence[Sequence[int]], width: int) -> sparse.csr_matrix:
+    """Return the rows of column numbers as a 0/1 matrix, (n_rows, width) int32."""
+    columns = np.array([column for row in rows for column in row], dtype=np.int32)
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    ones = np.ones(len(columns), dtype=np.int32)
+    return sparse.csr_matrix((ones, columns, starts), shape=(len(rows), width))
 
 
 def _rarest_first(item: tuple[str, int]) -> tuple[int, str]:

@@ -73,6 +73,17 @@ def test_a_foreign_system_message_is_refused(encoder: ChatEncoder) -> None:
         encoder.prompt_ids(messages)
 
 
+def test_a_long_prompt_loses_its_oldest_turns(encoder: ChatEncoder) -> None:
+    turns = [
+        Message(role="user" if i % 2 == 0 else "assistant", content=f"mensaje {i} " * 8)
+        for i in range(9)
+    ]
+    whole = encoder.prompt_ids(turns)
+    cut = encoder.prompt_ids(turns, max_tokens=len(whole) - 1)
+    assert cut == encoder.prompt_ids(turns[2:])
+    assert encoder.prompt_ids(turns, max_tokens=1) == encoder.prompt_ids(turns[-1:])
+
+
 def test_only_json_replies_and_their_end_are_learnt(
     tokenizer: Tokenizer, encoder: ChatEncoder
 ) -> None:
