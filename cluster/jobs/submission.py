@@ -92,7 +92,9 @@ class Submitter:
         code = code_state()
         work = _Work(
             kind="finetune",
-            work_id=work_id("finetune", config_sha256=recipe.sha256, code_identity=code.identity),
+            work_id=work_id(
+                "finetune", config_sha256=recipe.work_sha256, code_identity=code.identity
+            ),
             name=f"{recipe.name} {recipe.version}",
             config=config_path.absolute(),
             config_sha256=recipe.sha256,

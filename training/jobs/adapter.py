@@ -1,5 +1,6 @@
 """LoRA on a local base, as a job: `training.lora` with metrics and a way to stop."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from experiments.jobs.preflight import Check
 from training.errors import ConfigError
 from training.jobs.run_lock import FILE as LOCK_FILE
 from training.lora.config import LoraConfig, load_config
-from training.manifest import ModelManifest
+from training.manifest import ModelManifest, file_sha256
 
 if TYPE_CHECKING:
     from experiments.jobs.session import JobSession
@@ -49,6 +50,17 @@ class AdapterRecipe:
     def sha256(self) -> str:
         """Hash of the configuration."""
         return self.config.sha256()
+
+    @property
+    def work_sha256(self) -> str:
+        """Hash of the configuration, the data, and the base; of its gigabytes names and sizes."""
+        base, dataset = self.config.base, self.config.dataset
+        digest = hashlib.sha256(self.sha256.encode())
+        for path in sorted([*base.glob("*.json"), *dataset.glob("*.jsonl")]):
+            digest.update(f"\0{path.name}\0{file_sha256(path)}".encode())
+        for path in sorted(base.glob("*.safetensors")):
+            digest.update(f"\0{path.name}\0{path.stat().st_size}".encode())
+        return digest.hexdigest()
 
     def params(self) -> dict[str, Any]:
         """Return name, version, seed, and the settings of adapter and optimiser."""

@@ -32,6 +32,10 @@ class Recipe(Protocol):
     def sha256(self) -> str:
         """Hash of the configuration."""
 
+    @property
+    def work_sha256(self) -> str:
+        """Hash of the configuration and of what it names by place only."""
+
     def params(self) -> dict[str, Any]:
         """Return what a tracking store keeps as parameters."""
 

@@ -55,6 +55,11 @@ class ScratchRecipe:
         """Hash of the configuration."""
         return self.config.sha256()
 
+    @property
+    def work_sha256(self) -> str:
+        """Hash of the configuration, which decides the data."""
+        return self.sha256
+
     def params(self) -> dict[str, Any]:
         """Return name, version, seeds and the optimiser's settings."""
         optim = self.config.optim.model_dump(mode="json")

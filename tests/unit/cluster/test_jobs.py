@@ -104,6 +104,26 @@ def test_the_same_work_is_submitted_once(submitter: Submitter, ray: JobsInMemory
     assert "--resume" in job.entrypoint
 
 
+@pytest.mark.parametrize("changed", ["data/train.jsonl", "base/config.json", "base/a.safetensors"])
+def test_an_adapter_is_other_work_when_its_data_or_base_changed(
+    submitter: Submitter, tmp_path: Path, changed: str
+) -> None:
+    for name in ("data/train.jsonl", "base/config.json", "base/a.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    config = tmp_path / "lora.yaml"
+    config.write_text(
+        "{kind: lora, name: okla, version: 1.0.0, description: x, license: MIT, base: base, "
+        "dataset: data, optim: {n_steps: 1}}"
+    )
+    first = submitter.finetune(config, out=None, again=False)
+    assert not submitter.finetune(config, out=None, again=False).new
+
+    (tmp_path / changed).write_text("afterwards")
+
+    assert submitter.finetune(config, out=None, again=False).out != first.out
+
+
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.STOPPED])
 def test_work_that_did_not_end_well_goes_on_where_it_stopped(
     submitter: Submitter, change: Change, state: JobState
