@@ -1,6 +1,7 @@
 """Canaries on a whole gateway in this process: real requests, assignment, events and statistics."""
 
 import asyncio
+import dataclasses
 import sys
 import time
 import uuid
@@ -15,6 +16,7 @@ from cluster.canary.split import Server, read_declared
 from experiments.canary.journal import Journal, faults
 from experiments.canary.records import Code, State, Status
 from experiments.events.store import EventStore
+from serve_app.config import content_hash
 from serve_app.engines.echo import EchoEngine
 from tests.unit.cluster.canary.test_controller import CONFIG, NAME
 from tests.unit.gateway.builders import CHAT, Gateway, model_config
@@ -36,7 +38,7 @@ class Live(Server):
         config.write_text(CONFIG.replace(declared, canary), encoding="utf-8")
         super().__init__(config, self, http_url="http://gateway", timeout_s=5)  # type: ignore[arg-type]  # plays the API
         self._folder = folder
-        self.events = folder / "events.db"
+        self.events = folder / "events" / "events.db"
         self._store = EventStore(self.events)
         self.engines: dict[str, EchoEngine] = {}
         self.gateway = self._gateway(yaml.safe_load(config.read_text(encoding="utf-8")))
@@ -96,6 +98,9 @@ class Live(Server):
     def _gateway(self, raw: dict[str, Any]) -> Gateway:
         user_config = raw["applications"][0]["deployments"][0]["user_config"]
         gateway = Gateway(self._folder / "spool", **user_config)
+        for variant in gateway.variants.values():
+            runs = content_hash(model_config())[:12]
+            variant.weights = dataclasses.replace(variant.weights, config_hash=runs)
         for name, engine in self.engines.items():
             gateway.variants[name].engine = engine
         return gateway
