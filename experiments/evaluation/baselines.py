@@ -83,7 +83,7 @@ def measure_baselines(train: Path, suites: Sequence[Suite]) -> tuple[BaselineRes
 
 
 class BaselineTarget:
-    """The TF-IDF classifier as a target, so that the gate can compare a model with it.
+    """The TF-IDF classifier as a target, so that it is judged item by item like a model.
 
     Its answer is the intent in an otherwise empty answer.
 

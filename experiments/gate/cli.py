@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 5}
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
+_EXIT_INFRASTRUCTURE = 3
 
 
 def gate_command(
@@ -33,7 +34,8 @@ def gate_command(
         str | None, typer.Option(help="Why not being worse is enough; kept in the report.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write gate.json; the candidate's folder.")
+        Path | None,
+        typer.Option(help="JSON to write, or a folder for it; the candidate's by default."),
     ] = None,
     ci: Annotated[
         bool,
@@ -44,7 +46,7 @@ def gate_command(
     """Judge whether a model may be promoted: floors, and a paired test against the champion.
 
     Exits 0 for PASS, 1 for FAIL or evidence that cannot be trusted, 2 for files that cannot be
-    read, 5 for INCONCLUSIVE. Writes gate.json and gate.md.
+    read, 3 if the report cannot be written, 5 for INCONCLUSIVE. Writes gate.json and gate.md.
     """
     from experiments.evaluation.errors import BadInput, EvaluationError
     from experiments.gate.engine import evaluate_gate
@@ -53,9 +55,9 @@ def gate_command(
     from experiments.gate.report import write_report
 
     try:
+        path = _report_path(out or candidate)
         rules = load_policy(policy, hypothesis=hypothesis, reason=reason)
         report = evaluate_gate(candidate, champion, rules, model=model)
-        path = out or candidate / "gate.json"
         markdown = write_report(report, path)
     except EvaluationError as error:
         typer.echo(f"error: {error.message}", err=True)
@@ -65,7 +67,7 @@ def gate_command(
         raise typer.Exit(_EXIT_USAGE if unusable else _EXIT_REFUSED) from error
     except OSError as error:
         typer.echo(f"error: cannot write the report: {error}", err=True)
-        raise typer.Exit(_EXIT_REFUSED) from error
+        raise typer.Exit(_EXIT_INFRASTRUCTURE) from error
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:
@@ -74,6 +76,19 @@ def gate_command(
     if ci:
         _append_summary(report)
     raise typer.Exit(EXIT_CODES[report.verdict.value])
+
+
+def _report_path(given: Path) -> Path:
+    """Return the file to write, for a file or a folder that was given."""
+    from experiments.evaluation.errors import BadInput
+
+    if given.is_dir() or not given.suffix:
+        return given / "gate.json"
+    if given.suffix == ".md":
+        raise BadInput(
+            f"--out {str(given)!r}: the Markdown is written beside the JSON", "name the JSON file"
+        )
+    return given
 
 
 def _print(report: "GateReport", *, brief: bool) -> None:

@@ -1,7 +1,6 @@
 """What the gate writes: `gate.json`, on which a promotion rests, and the same for readers."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from experiments.gate.checks import Check, CheckKind, Outcome
 from experiments.gate.policy import GatePolicy
 from experiments.registry.canonical import canonical_sha256
+from experiments.registry.ledger import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -99,16 +99,10 @@ def write_report(report: GateReport, path: Path) -> Path:
         Where the Markdown is.
     """
     markdown = path.with_suffix(".md")
-    _write(markdown, report.to_markdown())
-    _write(path, report.to_json())
-    return markdown
-
-
-def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105 (atomic; Path.replace says the same less plainly)
+    write_whole(markdown, report.to_markdown().encode())
+    write_whole(path, report.to_json().encode())
+    return markdown
 
 
 def _label(model: Judged) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.jobs import preflight
 from experiments.jobs.errors import JobStopped
 from experiments.jobs.preflight import Check
+from experiments.registry.ledger import write_whole
 from training.config import TrainConfig, load_config
 from training.jobs import needs
 from training.jobs.progress import parse
@@ -128,9 +129,7 @@ class ScratchRecipe:
                 session.say(f"changed since this training began: {line}")
             lock["resumed_from"] = [*before.pop("resumed_from", []), before]
         text = to_text(lock)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        write_whole(path, text.encode())
         session.folder.put(LOCK_FILE, text)
 
 

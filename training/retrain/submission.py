@@ -4,13 +4,13 @@ A training from scratch forgets what it does not see, so its dataset must have e
 example; an adapter on a trained base learns from the 70/30 mix.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from experiments.registry.ledger import write_whole
 from experiments.retraining.errors import BadRecord, Blocked
 from training.retrain.prepare import RetrainManifest
 
@@ -54,9 +54,7 @@ def derive_config(
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     path = folder / f"{name}-{document['version']}-{manifest.sha256[:12]}.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)  # noqa: PTH105 (atomic)
+    write_whole(path, text.encode())
     return path
 
 

@@ -43,6 +43,34 @@ def test_a_better_model_passes_and_the_registry_can_read_why(
     assert (candidate / "gate.md").read_text(encoding="utf-8").startswith("# Gate: PASS\n")
 
 
+@pytest.mark.parametrize(
+    ("out", "written"),
+    [("a/verdict.json", "a/verdict.json"), (".", "gate.json"), ("new", "new/gate.json")],
+    ids=["file", "folder", "new folder"],
+)
+def test_the_report_goes_where_it_is_wanted(tmp_path: Path, out: str, written: str) -> None:
+    candidate = write_run(tmp_path / "candidate", golden([True] * 40))
+    run(["eval", "gate", "--candidate", str(candidate), "--out", str(tmp_path / out)])
+    report = tmp_path / written
+    assert parse_gate_report(report.read_bytes(), where=written).verdict == "INCONCLUSIVE"
+    assert report.with_suffix(".md").is_file()
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("out", "code"), [("x.md", 2), ("candidate/report.json/x.json", 3)], ids=["Markdown", "no room"]
+)
+def test_a_report_that_cannot_be_written_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, code: int
+) -> None:
+    candidate = write_run(tmp_path / "candidate", golden([True] * 40))
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["eval", "gate", "--candidate", str(candidate), "--out", str(tmp_path / out)]
+    assert run(arguments) == code
+    assert out.split("/")[0] in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_worse_model_fails_with_exit_1(
     tmp_path: Path, champion: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
