@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from experiments.canary.records import Decision, State
 
 canary_app = typer.Typer(
-    name="canary", help="Raise a treatment's share; take it back when it does harm."
+    name="canary",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Raise a treatment's share; take it back when it does harm.",
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Experiment.")]
