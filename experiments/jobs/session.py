@@ -61,7 +61,8 @@ class JobSession:
     def say(self, line: str) -> None:
         """Tell something: to the log, with the time, and to whoever looks on."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        with self.folder.log_path.open("a", encoding="utf-8") as log:
+        # A log that has no room left must not keep the job from saying so and ending in order.
+        with suppress(OSError), self.folder.log_path.open("a", encoding="utf-8") as log:
             log.write(f"{stamp} {line}\n")
         self._echo(line)
 
@@ -135,6 +136,9 @@ def run_job(
         config_sha256: Hash of that.
         arguments: Its command line.
         out: Where its results go.
+
+    Raises:
+        JobError: If a job of this id runs already, or its record cannot be written.
     """
     folder = JobFolder(home, submission_id)
     earlier = folder.read()
@@ -158,24 +162,42 @@ def run_job(
         run_id=earlier.run_id if earlier else None,
         tracking_uri=earlier.tracking_uri if earlier else None,
     )
-    folder.write(record)
+    try:
+        folder.write(record)
+    except OSError as error:
+        with suppress(OSError):
+            folder.path.rmdir()
+        raise JobError(
+            f"not started, no record can be written to {folder.path}: {error.strerror}",
+            JobExit.INFRASTRUCTURE,
+        ) from error
     session = JobSession(folder, record, echo)
     if nice:
         os.nice(max(0, _NICENESS - os.nice(0)))
     started_s = time.monotonic()
-    with _signals(session), _logging_to(folder.log_path), _crashes_to(folder.log_path):
-        code, report = _outcome(session, home, body)
+    try:
+        with _signals(session), _logging_to(folder.log_path), _crashes_to(folder.log_path):
+            code, report = _outcome(session, home, body)
+        _put_report(session, report, wall_s=round(time.monotonic() - started_s, 1))
+    except OSError as error:
+        echo(f"how it ended cannot be written to {folder.path}: {error}")
+        return int(JobExit.INFRASTRUCTURE)
+    return int(code)
+
+
+def _put_report(session: JobSession, report: Report, *, wall_s: float) -> None:
+    record = session.record
     document = {
         "schema_version": 1,
-        "submission_id": submission_id,
-        "kind": kind,
-        "state": session.record.state,
-        "wall_s": round(time.monotonic() - started_s, 1),
-        "error": session.record.error,
+        "submission_id": record.submission_id,
+        "kind": record.kind,
+        "state": record.state,
+        "wall_s": wall_s,
+        "error": record.error,
         **report,
     }
-    folder.put("report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    return int(code)
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    session.folder.put("report.json", text)
 
 
 def _outcome(session: JobSession, home: Path, body: Body) -> tuple[JobExit, Report]:

@@ -150,8 +150,6 @@ def _drift(path: Path, *, must_exist: bool) -> DriftLevel | None:
         level = json.loads(path.read_bytes())["level"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRecord(f"{str(path)!r} is no drift report: {error!r}") from error
-    if level == "insufficient_data":
-        return None
     if level == _UNDECIDED:
         return None
     for known in get_args(DriftLevel):

@@ -1,5 +1,6 @@
 """A job's end is always on record: success, refusal, bug, request to stop."""
 
+import errno
 import json
 import os
 import signal
@@ -47,6 +48,41 @@ def test_a_refusal_keeps_its_message_and_exit_code(tmp_path: Path) -> None:
     assert code == 3
     assert record.state is JobState.FAILED
     assert record.error == "disk: needs 5 GiB, 1 GiB free"
+
+
+def _no_room(_descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_without_room_for_the_record_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.registry.ledger.os.fsync", _no_room)
+
+    with pytest.raises(JobError, match=r"no record can be written.*No space left") as caught:
+        run_job("finetune", "finetune-1", _nothing, home=tmp_path, echo=str, nice=False)
+
+    assert caught.value.code is JobExit.INFRASTRUCTURE
+    assert not list(tmp_path.rglob("finetune-1*"))
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(_: JobSession) -> dict[str, Any]:
+        monkeypatch.setattr("experiments.registry.ledger.os.fsync", _no_room)
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt")
+
+    code, record, said = run(tmp_path, body)
+
+    assert code == JobExit.INFRASTRUCTURE
+    assert record.state is JobState.RUNNING  # and killed to whoever looks once the process is gone
+    assert any("checkpoint.pt" in line for line in said)
+    assert "how it ended cannot be written" in said[-1]
+
+
+def _nothing(_: JobSession) -> dict[str, Any]:
+    return {}
 
 
 def test_a_bug_is_logged_with_its_traceback(tmp_path: Path) -> None:
