@@ -18,6 +18,13 @@ from training.manifest import file_sha256
 from training.tokenizer import BOS, EOT, HEADER_END, HEADER_START
 
 ARCHITECTURE = "LlamaForCausalLM"
+_SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
 _ROPE_TYPES = ("default", "linear", "llama3")
 
 Json = Any  # JSON of a file that others wrote: looked at with care, key by key
@@ -64,6 +71,7 @@ def open_base(folder: Path, *, template: TemplateSource, q4_k_m: bool) -> Base:
         raise ConfigError(f"The base {str(folder)!r} is no folder; give a local path, not a name")
     config = _json(folder / "config.json")
     _check_architecture(config, folder)
+    _check_shape(config, folder)
     if q4_k_m:
         _check_widths(config, folder)
     weights = sorted(folder.glob("*.safetensors"))
@@ -141,6 +149,16 @@ def _check_architecture(config: Json, folder: Path) -> None:
         raise ConfigError(
             f"The base {str(folder)!r} has rope_type {kind!r}; exported are {_ROPE_TYPES}"
         )
+
+
+def _check_shape(config: Json, folder: Path) -> None:
+    for field in _SHAPE:
+        found = config.get(field)
+        if not isinstance(found, int) or found < 1:
+            raise ConfigError(
+                f"The base {str(folder)!r} has {field} {found!r} in config.json; needed is a "
+                "whole number from 1 on"
+            )
 
 
 def _check_widths(config: Json, folder: Path) -> None:
