@@ -191,6 +191,7 @@ def _tell_submitted(
 
 
 def _follow(api: "JobsApi | None", submission_id: str) -> None:
+    from cluster.cli import jobs_output as output
     from cluster.cli.console import note
     from cluster.home import carril_home
     from cluster.jobs.follow import follow
@@ -215,6 +216,6 @@ def _follow(api: "JobsApi | None", submission_id: str) -> None:
             code = ended.record.exit_code if ended.record else None
             raise CommandError(
                 f"{submission_id} {ended.state.value}: {ended.error}",
-                "submit it again to go on from its checkpoint",
+                output.how_to_repeat(ended.record) if ended.record else None,
                 ExitCode(code) if code in set(ExitCode) and code else ExitCode.FAILED,
             )

@@ -1,5 +1,6 @@
 """How jobs look in the terminal and as JSON."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -88,12 +89,15 @@ def show_job(job: JobView, *, as_json: bool) -> None:
         if value:
             out.print(f"{name:11} {value}", markup=False, highlight=False, soft_wrap=True)
     if record is not None and job.state in (JobState.STOPPED, JobState.KILLED):
-        note(f"to go on from its checkpoint, submit it again: {_again(record)}")
+        note(how_to_repeat(record))
 
 
-def _again(record: "JobRecord") -> str:
-    base = f"{command_name()} jobs submit {record.kind}"
-    return f"{base} --config {record.config}" if record.config else base
+def how_to_repeat(record: "JobRecord") -> str:
+    """Return what to do about a job that did not end well; only trainings have checkpoints."""
+    given = record.arguments if record.kind == "evaluate" else ("--config", str(record.config))
+    command = shlex.join([command_name(), "jobs", "submit", record.kind, *given])
+    purpose = "begin again" if record.kind == "evaluate" else "go on from its checkpoint"
+    return f"to {purpose}, submit it again: {command}"
 
 
 def _times(record: "JobRecord | None") -> tuple[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli.jobs_output import how_to_repeat
 from cluster.connection import Connection
 from cluster.errors import CommandError, ExitCode
 from cluster.jobs.api import JobsApi, RayJob, Submission
@@ -281,6 +282,21 @@ def test_a_job_is_found_by_how_its_id_begins(submitter: Submitter, tmp_path: Pat
         find(tmp_path, None, "")
     with pytest.raises(CommandError, match="is no job"):
         find(tmp_path, None, "nope")
+
+
+def test_the_way_on_names_checkpoints_only_where_there_are_some(
+    submitter: Submitter, tmp_path: Path
+) -> None:
+    submitter.finetune(TINY, out=None, again=False)
+    submitter.evaluate(SERVED, again=False)
+    training, evaluation = (find(tmp_path, None, kind).record for kind in ("finetune", "evaluate"))
+    assert training is not None
+    assert evaluation is not None
+
+    assert "from its checkpoint" in how_to_repeat(training)
+    assert how_to_repeat(training).endswith(f"jobs submit finetune --config {TINY}")
+    assert "checkpoint" not in how_to_repeat(evaluation)
+    assert how_to_repeat(evaluation).endswith(f"jobs submit evaluate {' '.join(SERVED)}")
 
 
 def test_following_shows_every_line_once(
