@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.errors import CommandError
+from experiments.registry.errors import brief
 from experiments.registry.ledger import write_whole
 
 SCHEMA_VERSION = 1
@@ -52,8 +53,9 @@ def load_state(folder: Path, fresh: LoopState) -> LoopState:
     except FileNotFoundError:
         return fresh
     except (OSError, ValidationError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise CommandError(f"{path} cannot be read: {text}", "remove it to begin anew") from error
+        raise CommandError(
+            f"{path} cannot be read: {brief(error)}", "remove it to begin anew"
+        ) from error
     same = (state.config_sha256, state.code_identity) == (fresh.config_sha256, fresh.code_identity)
     return state if same and not state.finished else fresh
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.jobs.code_state import CodeState
 from experiments.jobs.errors import JobError
+from experiments.registry.errors import brief
 from experiments.registry.ledger import write_whole
 
 SCHEMA_VERSION = 1
@@ -131,8 +132,7 @@ class JobFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            text = " ".join(str(error).split())[:300]
-            raise JobError(f"{path} cannot be read: {text}") from error
+            raise JobError(f"{path} cannot be read: {brief(error)}") from error
 
     def write(self, record: JobRecord) -> None:
         """Write the record; readers see the old or the new one."""

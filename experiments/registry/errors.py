@@ -1,5 +1,7 @@
 """What can be wrong with a registry, a promotion, or the files behind them."""
 
+from pydantic import ValidationError
+
 
 class RegistryError(Exception):
     """Base of all errors of the model registry.
@@ -55,3 +57,13 @@ class BrokenLedger(RegistryError):
 
 class RegistryBusy(RegistryError):
     """Somebody else holds the lock, or took it over."""
+
+
+def brief(error: Exception) -> str:
+    """Return in one line what is wrong with a document: fields and rules, or the error's text."""
+    if isinstance(error, ValidationError):
+        faults = error.errors(include_url=False)
+        shown = [f"{'.'.join(map(str, f['loc'])) or 'document'}: {f['msg']}" for f in faults[:3]]
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        return "; ".join(shown) + more
+    return " ".join(str(error).split())[:300]

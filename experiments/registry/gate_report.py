@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.registry.canonical import canonical_sha256
-from experiments.registry.errors import GateRefused, RegistryError, StaleExpectation
+from experiments.registry.errors import GateRefused, RegistryError, StaleExpectation, brief
 from experiments.registry.records import GateRef, ModelVersion, Sha256, Verdict, VersionRef
 
 _SCHEMA_VERSION = 1
@@ -58,8 +58,7 @@ def parse_gate_report(raw: bytes, *, where: str) -> GateReport:
         document = json.loads(raw)
         report = GateReport.model_validate(document)
     except (ValueError, ValidationError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise RegistryError(f"{where} is no gate report: {text}") from error
+        raise RegistryError(f"{where} is no gate report: {brief(error)}") from error
     document.pop("report_sha256")
     actual = canonical_sha256(document)
     if actual != report.report_sha256:

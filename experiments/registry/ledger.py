@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from experiments.registry.canonical import canonical_json, canonical_sha256
-from experiments.registry.errors import BrokenLedger
+from experiments.registry.errors import BrokenLedger, brief
 from experiments.registry.lock import HeldLock
 from experiments.registry.records import LedgerEntry
 
@@ -101,7 +101,7 @@ class Ledger:
             document = json.loads(line)
             entry = LedgerEntry.model_validate(document)
         except (ValueError, ValidationError) as error:
-            raise BrokenLedger(f"{where} is no ledger entry: {_first_line(error)}") from error
+            raise BrokenLedger(f"{where} is no ledger entry: {brief(error)}") from error
         document.pop("hash")
         if canonical_sha256(document) != entry.hash:
             raise BrokenLedger(f"{where} was altered: its hash does not fit its content")
@@ -208,7 +208,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

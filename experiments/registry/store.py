@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from experiments.registry.errors import AlteredFile, RegistryError, UnknownVersion
+from experiments.registry.errors import AlteredFile, RegistryError, UnknownVersion, brief
 from experiments.registry.ledger import Ledger
 from experiments.registry.lock import HeldLock, locked
 from experiments.registry.profile import ServedFiles, differences, read_profile
@@ -86,8 +86,7 @@ class Registry:
         try:
             return ModelVersion.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            text = " ".join(str(error).split())[:300]
-            raise RegistryError(f"cannot use the record {str(path)!r}: {text}") from error
+            raise RegistryError(f"cannot use the record {str(path)!r}: {brief(error)}") from error
 
     def resolve(self, reference: str) -> ModelVersion:
         """Return the version that a reference names.

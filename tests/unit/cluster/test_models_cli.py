@@ -166,6 +166,16 @@ def test_what_goes_wrong_is_named(
     assert shell.registry.entries() == before
 
 
+def test_what_is_no_gate_report_is_told_in_a_line(
+    shell: Shell, v1: ModelVersion, tmp_path: Path
+) -> None:
+    (tmp_path / "gate.json").write_text("{}", encoding="utf-8")
+    done = shell("gate", v1.label, str(tmp_path / "gate.json"), code=1)
+    told = " ".join(done.stderr.split())
+    assert "gate.json is no gate report: schema_version: Field required; verdict:" in told
+    assert "pydantic" not in told
+
+
 def test_a_full_disk_is_named_as_one(
     shell: Shell, v1: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
