@@ -99,7 +99,7 @@ class AdapterRecipe:
             return Check("base", False, str(error))
         return Check("base", True, f"{base.n_parameters:,} weights in {base.folder}")
 
-    def made(self, manifest: ModelManifest) -> bool:  # noqa: ARG002 (the hash leaves out the base)
+    def made(self, manifest: ModelManifest, out: Path) -> bool:  # noqa: ARG002 (part of the protocol)
         """Return False: base and data are not part of the configuration's hash."""
         return False
 

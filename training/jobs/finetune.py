@@ -76,7 +76,7 @@ class Finetuning:
             manifest = verify_model(path)
         except ArtefactError:
             return None  # half of something; the pipeline writes it anew
-        if not self._recipe.made(manifest):
+        if not self._recipe.made(manifest, self._out):
             return None
         session.say(f"finished before: {manifest.file}, sha256 {manifest.sha256}")
         return manifest

@@ -42,8 +42,8 @@ class Recipe(Protocol):
     def checks(self, out: Path) -> list[Check]:
         """Look at everything that could stop the training later."""
 
-    def made(self, manifest: ModelManifest) -> bool:
-        """Return whether a finished model is certainly what this recipe gives."""
+    def made(self, manifest: ModelManifest, out: Path) -> bool:
+        """Return whether the finished model of a work folder is what this recipe gives now."""
 
     def train(self, session: "JobSession", run: "TrackedRun", out: Path) -> ModelManifest:
         """Do everything in `out`, the run's lock first.

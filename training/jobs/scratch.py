@@ -82,9 +82,18 @@ class ScratchRecipe:
             preflight.memory(needs.memory_bytes(self.config)),
         ]
 
-    def made(self, manifest: ModelManifest) -> bool:
-        """Return whether the manifest is of this configuration, which decides data and weights."""
-        return manifest.config_sha256 == self.sha256
+    def made(self, manifest: ModelManifest, out: Path) -> bool:
+        """Return whether configuration and phrases are still those that the model was made from."""
+        from training.data.catalog import catalog_sha256
+        from training.data.dataset import DatasetManifest
+
+        try:
+            text = (out / "data" / "manifest.json").read_text(encoding="utf-8")
+            dataset = DatasetManifest.model_validate_json(text)
+        except (OSError, ValueError):
+            return False
+        same_phrases = dataset.catalog_sha256 == catalog_sha256()
+        return same_phrases and manifest.config_sha256 == self.sha256
 
     def train(self, session: "JobSession", run: "TrackedRun", out: Path) -> ModelManifest:
         """Write data and lock, then run the pipeline."""
