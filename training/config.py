@@ -102,6 +102,15 @@ class PreparedData(_Config):
     """In its manifest. Another one is refused."""
 
 
+class BaseConfig(_Config):
+    """Weights to start from: those that another configuration has trained."""
+
+    folder: Path
+    """Work folder of that training; where it lies is no part of the configuration's hash."""
+    network_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of `hf/model.safetensors` in it; other weights are refused."""
+
+
 class TrainConfig(_Config):
     """Everything that decides the weights of a model."""
 
@@ -117,6 +126,8 @@ class TrainConfig(_Config):
     """Of the products in forward and backward passes; weights and their updates are float32.
     bfloat16 needs a CPU with AVX512-BF16 or AMX, or a GPU: on others it is slower."""
     data: DataConfig
+    base: BaseConfig | None = None
+    """Without it, a training starts from scratch."""
     dataset: PreparedData | None = None
     """With feedback in it. The tokenizer, single phrases and the held-out part stay those of
     `data`."""
@@ -126,9 +137,11 @@ class TrainConfig(_Config):
 
     def sha256(self) -> str:
         """Return the hash of the configuration's canonical JSON; where data lies is not in it."""
-        apart: set[str] | dict[str, set[str]] = {"dataset": {"path"}}
-        if self.dataset is None:
-            apart = {"dataset"}  # a configuration without it has the hash that it always had
+        # A configuration without one of the two has the hash that it always had.
+        apart: dict[str, set[str] | bool] = {
+            "dataset": {"path"} if self.dataset else True,
+            "base": {"folder"} if self.base else True,
+        }
         return hashlib.sha256(self.model_dump_json(exclude=apart).encode()).hexdigest()
 
 

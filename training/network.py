@@ -1,14 +1,17 @@
 """The Llama network: built, run with a shared system prompt, saved."""
 
+import hashlib
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from training.batches import Batch
-from training.config import TrainConfig
+from training.config import BaseConfig, TrainConfig
+from training.errors import TrainingError
 
 
 def make_deterministic(seed: int, threads: int) -> None:
@@ -59,6 +62,28 @@ def begin_as_bag(network: LlamaForCausalLM, embeddings: Tensor) -> None:
             layer.mlp.down_proj.weight.zero_()
             if depth:
                 layer.self_attn.o_proj.weight.zero_()
+
+
+def load_weights(network: LlamaForCausalLM, base: BaseConfig) -> None:
+    """Start from the weights of another training.
+
+    Raises:
+        TrainingError: If they are missing, other ones than the configuration names, or of another
+            shape.
+    """
+    path = base.folder / "hf" / "model.safetensors"
+    try:
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as err:
+        raise TrainingError(f"Cannot read the base {str(path)!r}: {err}; train it first") from err
+    if actual != base.network_sha256:
+        raise TrainingError(
+            f"The base {str(path)!r} has SHA-256 {actual}, the configuration names "
+            f"{base.network_sha256}"
+        )
+    missing, unexpected = safetensors.torch.load_model(network, path, strict=False)
+    if missing or unexpected:
+        raise TrainingError(f"The base {str(path)!r} is of another shape: {missing}, {unexpected}")
 
 
 def count_parameters(network: LlamaForCausalLM) -> int:

@@ -20,6 +20,7 @@ from training.network import (
     begin_as_bag,
     build_network,
     count_learnt,
+    load_weights,
     make_deterministic,
 )
 from training.warm_start import bag_of_tokens_embeddings
@@ -104,6 +105,8 @@ def train(
     if checkpoint.exists():
         state = _restore(checkpoint, config, network, optimizer)
         logger.info("Resuming at step %d", state.step)
+    elif config.base is not None:
+        load_weights(network, config.base)
     elif data.bags and config.optim.warm_start_epochs:
         messages, labels = zip(*data.bags, strict=True)
         embeddings = bag_of_tokens_embeddings(
