@@ -1,8 +1,10 @@
 """The training loop: resumable, deterministic, and it says when it will be done."""
 
+import hashlib
 import logging
 import math
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,9 +103,10 @@ def train(
     network = build_network(config)
     optimizer = _optimizer(network, config.optim)
     checkpoint = out_dir / CHECKPOINT
+    identity = {"config_sha256": config.sha256(), "data_sha256": _data_sha256(data)}
     state = _LoopState()
     if checkpoint.exists():
-        state = _restore(checkpoint, config, network, optimizer)
+        state = _restore(checkpoint, identity, network, optimizer)
         logger.info("Resuming at step %d", state.step)
     elif config.base is not None:
         load_weights(network, config.base)
@@ -125,7 +128,7 @@ def train(
     while state.step < config.optim.n_steps:
         _train_step(network, optimizer, batches, config, state)
         if state.step % config.optim.checkpoint_every_steps == 0:
-            _save(checkpoint, config, network, optimizer, state)
+            _save(checkpoint, identity, network, optimizer, state)
         if state.step % 10 == 0 or state.step == config.optim.n_steps:
             now = time.monotonic()
             rate = (state.tokens_seen - reported_tokens) / max(1e-9, now - reported_at)
@@ -236,16 +239,25 @@ def _optimizer(network: LlamaForCausalLM, config: OptimConfig) -> torch.optim.Ad
     )
 
 
+def _data_sha256(data: TrainingSet) -> str:
+    """Return the hash of what is learnt, token by token."""
+    digest = hashlib.sha256()
+    for encoded in (*data.answers, *data.intents):
+        digest.update(array("i", encoded.ids).tobytes())
+        digest.update(bytes(encoded.learn))
+    return digest.hexdigest()
+
+
 def _save(
     path: Path,
-    config: TrainConfig,
+    identity: dict[str, str],
     network: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
     state: _LoopState,
 ) -> None:
     temporary = path.with_suffix(".tmp")
     content = {
-        "config_sha256": config.sha256(),
+        **identity,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": state.step,
@@ -258,15 +270,16 @@ def _save(
 
 def _restore(
     path: Path,
-    config: TrainConfig,
+    identity: dict[str, str],
     network: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
 ) -> _LoopState:
     content = torch.load(path, weights_only=True)
-    if content["config_sha256"] != config.sha256():
-        raise TrainingError(
-            f"{str(path)!r} is a checkpoint of another configuration: remove it or change --out"
-        )
+    for name, what in (("config_sha256", "configuration"), ("data_sha256", "dataset")):
+        if content.get(name) != identity[name]:
+            raise TrainingError(
+                f"{str(path)!r} is a checkpoint of another {what}: remove it or change --out"
+            )
     network.load_state_dict(content["network"])
     optimizer.load_state_dict(content["optimizer"])
     return _LoopState(content["step"], content["tokens_seen"], content["losses"])

@@ -243,7 +243,9 @@ def _intent_file() -> _IntentFile:
 
 
 def _read_mapping(name: str) -> dict[str, object]:
-    raw = yaml.safe_load((_DIR / name).read_text(encoding="utf-8"))
+    # libyaml, where PyYAML has it, reads the 22,000 lines ten times faster.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    raw = yaml.load((_DIR / name).read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - both safe
     if not isinstance(raw, dict):
         raise CatalogError(f"{name} must hold a mapping, not {type(raw).__name__}")
     return raw

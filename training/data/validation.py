@@ -32,7 +32,7 @@ def validate_dataset(folder: Path) -> list[str]:
     """Return what is wrong with a dataset folder, at most 20 problems, none if it is sound.
 
     Hashes, counts, broken lines with their number, double ids, answers that break the contract,
-    empty classes, families or whole messages that stand in two splits.
+    empty classes, families that stand in two splits.
     """
     try:
         manifest = DatasetManifest.model_validate_json(
@@ -97,7 +97,7 @@ def _read_split(path: Path, records: list[dict[str, Any]]) -> Iterator[str]:
     ids: dict[str, int] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as err:
+    except (OSError, UnicodeDecodeError) as err:
         yield f"{path.name}: {err}"
         return
     for number, line in enumerate(lines, start=1):
@@ -105,7 +105,8 @@ def _read_split(path: Path, records: list[dict[str, Any]]) -> Iterator[str]:
         try:
             record = json.loads(line)
             answer = parse_answer(record["messages"][-1]["content"])
-            identity, intent = record["id"], record["intent"]
+            identity, intent = str(record["id"]), str(record["intent"])
+            str(record["family"])
         except (json.JSONDecodeError, KeyError, IndexError, TypeError) as err:
             yield f"{where}: not a conversation ({type(err).__name__}: {err})"
             continue

@@ -83,6 +83,14 @@ def test_a_family_in_two_splits_is_a_leak(copy: Path) -> None:
     )
 
 
+def test_a_file_of_other_bytes_and_a_line_of_another_shape_are_named(copy: Path) -> None:
+    (copy / "dev.jsonl").write_bytes(b"\xff\xfe")
+    change(copy, 3, messages=[])
+    output = validate(copy)[1]
+    assert "dev.jsonl: 'utf-8' codec" in output
+    assert "train.jsonl:4: not a conversation" in output
+
+
 def test_an_empty_class_is_named(copy: Path) -> None:
     path = copy / "dev.jsonl"
     kept = [

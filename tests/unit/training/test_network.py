@@ -1,0 +1,52 @@
+"""Weights to start from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import BaseConfig, TrainConfig
+from training.data.generator import DataConfig
+from training.errors import TrainingError
+from training.manifest import file_sha256
+from training.network import build_network, load_weights, save_network
+
+CONFIG = TrainConfig.model_validate(
+    {
+        "name": "tiny",
+        "version": "0.0.1",
+        "description": "",
+        "data": DataConfig(n_train=10),
+        "tokenizer": {"vocab_size": 512},
+        "model": {"n_layers": 1, "intermediate_size": 256, "tie_embeddings": False},
+        "optim": {"n_steps": 1},
+    }
+)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> BaseConfig:
+    torch.manual_seed(7)
+    save_network(build_network(CONFIG), tmp_path / "hf")
+    digest = file_sha256(tmp_path / "hf" / "model.safetensors")
+    return BaseConfig(folder=tmp_path, network_sha256=digest)
+
+
+def test_a_training_starts_from_the_weights_of_its_base(base: BaseConfig) -> None:
+    torch.manual_seed(7)
+    expected = build_network(CONFIG).state_dict()
+    network = build_network(CONFIG)
+    load_weights(network, base)
+    assert all(torch.equal(w, expected[name]) for name, w in network.state_dict().items())
+
+
+def test_other_weights_than_the_named_ones_are_refused(base: BaseConfig) -> None:
+    named = base.model_copy(update={"network_sha256": "0" * 64})
+    with pytest.raises(TrainingError, match="the configuration names 0000"):
+        load_weights(build_network(CONFIG), named)
+
+
+def test_a_base_that_is_not_there_is_named(base: BaseConfig, tmp_path: Path) -> None:
+    gone = base.model_copy(update={"folder": tmp_path / "gone"})
+    with pytest.raises(TrainingError, match="train it first"):
+        load_weights(build_network(CONFIG), gone)
