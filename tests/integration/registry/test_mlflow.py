@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from experiments.registry import Alias, Registry
-from tests.unit.training.registry.builders import gate_report, registered
+from tests.unit.training.registry.builders import INTENT_ACCURACY, gate_report, registered
 from training.registry import promote, rollback
 from training.registry.mirror import mirror
 from training.registry.mlflow_adapter import MlflowStore, default_uri
@@ -108,7 +108,7 @@ def test_register_promote_and_roll_back_show_in_mlflow(
     assert found.tags["git.commit"] == v2.code_commit
     logged = store.get_logged_model(found.tags["model_id"])
     assert logged.tags["artifact.uri"] == registry.blob(v2.sha256).as_uri()
-    assert {m.key: m.value for m in logged.metrics}["intent_accuracy"] == 0.4068
+    assert {m.key: m.value for m in logged.metrics}["intent_accuracy"] == INTENT_ACCURACY
     tracked = store.get_run(run.run_id)
     assert tracked.inputs.dataset_inputs[0].dataset.digest == v2.dataset_sha256[:36]
     cards = store.list_artifacts(run.run_id, "models/2.0.0")

@@ -10,6 +10,10 @@ from experiments.registry.canonical import canonical_sha256
 from training.registry import Registration, register
 
 SHIPPED = Path(__file__).parents[4] / "models" / "okla" / "okla-v1.manifest.json"
+INTENT_ACCURACY: float = json.loads(SHIPPED.read_text(encoding="utf-8"))["metrics"][
+    "intent_accuracy"
+]
+"""What the manifests of these models say."""
 
 
 def write_model(
