@@ -25,6 +25,11 @@ from tests.unit.training.registry.builders import write_model
 from training.config import load_config
 from training.manifest import manifest_path, read_manifest
 
+SHIPPED_VERSION = json.loads(
+    (Path(__file__).parents[3] / "models" / "okla" / "okla-v1.manifest.json").read_text("utf-8")
+)["version"]
+
+
 ROOT = Path(__file__).resolve().parents[3]
 N_ITEMS = 300
 
@@ -188,4 +193,4 @@ def test_a_model_that_the_gate_refuses_is_neither_registered_nor_deployed(stage:
 
     assert refused.value.exit_code == 1
     assert stage.deployed == []
-    assert [version.version for version in stage.registry.versions()] == ["1.0.0"]
+    assert [version.version for version in stage.registry.versions()] == [SHIPPED_VERSION]
