@@ -46,7 +46,7 @@ bench: install native ## Measure added latency and throughput
 
 lock: install ## Bring requirements/*.lock up to pyproject.toml; UPGRADE=1 takes the newest versions
 	@echo "resolving base.lock (a few minutes: every hash is looked up)"
-	@$(COMPILE) --generate-hashes --extra dev -o requirements/base.lock pyproject.toml requirements/native.in
+	@$(COMPILE) --generate-hashes --extra dev --extra postgres -o requirements/base.lock pyproject.toml requirements/native.in
 	@echo "resolving training.lock"
 	@$(COMPILE) --extra training -c requirements/base.lock -o requirements/training.lock \
 		pyproject.toml requirements/training.in

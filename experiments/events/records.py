@@ -7,10 +7,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the records and of the tables. Readers refuse newer ones.
 
-2 added feedback, transcripts, and the labels that an answer gives itself.
+2 added feedback, transcripts, and the labels that an answer gives itself; 3 gave every event its
+place in the log, in the tables only.
 """
 
 CacheState = Literal["hit", "miss", "join", "bypass"]

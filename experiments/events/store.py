@@ -6,22 +6,12 @@ transaction takes any number of records; that is what makes the sync cheap.
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.events.records import (
-    SCHEMA_VERSION,
-    Event,
-    Exposure,
-    Feedback,
-    Outcome,
-    Transcript,
-)
+from experiments.events.records import SCHEMA_VERSION, Event
 from experiments.events.schema import migrate, version_of
 
-_EXPOSURE_COLUMNS = tuple(field.name for field in fields(Exposure))
-_FEEDBACK_COLUMNS = tuple(field.name for field in fields(Feedback))
 _TABLES = frozenset(
     {
         "exposures",
@@ -33,51 +23,10 @@ _TABLES = frozenset(
     }
 )
 
-
-def _insert(table: str, record: type[Event], key: str) -> str:
-    """Return the statement that stores a record unless its key is there."""
-    columns = [field.name for field in fields(record)]
-    return (
-        f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 (own column names)
-        f"VALUES ({', '.join(':' + name for name in columns)}) ON CONFLICT ({key}) DO NOTHING"
-    )
-
-
-def _insert_if(table: str, columns: Sequence[str], condition: str, key: str) -> str:
-    """Return the statement that stores a record if a condition holds and its key is not there."""
-    return (
-        f"INSERT INTO {table} ({', '.join(columns)}) "
-        f"SELECT {', '.join(':' + name for name in columns)} WHERE {condition} "
-        f"ON CONFLICT ({key}) DO NOTHING"
-    )
-
-
-_KEY_TAKEN = (
-    "EXISTS (SELECT 1 FROM feedback WHERE idempotency = :idempotency "
-    "AND request_hash <> :request_hash)"
-)
-"""Another body came first under the same Idempotency-Key. False for records without a key."""
-
-_STATEMENTS: dict[type[Event], tuple[str, ...]] = {
-    Exposure: (
-        _insert("exposures", Exposure, "experiment, version, unit"),
-        _insert_if(
-            "exposure_conflicts",
-            _EXPOSURE_COLUMNS,
-            "EXISTS (SELECT 1 FROM exposures WHERE experiment = :experiment AND "
-            "version = :version AND unit = :unit AND variant <> :variant)",
-            "experiment, version, unit, variant",
-        ),
-    ),
-    Outcome: (_insert("outcomes", Outcome, "inference_id"),),
-    Feedback: (
-        _insert_if("feedback", _FEEDBACK_COLUMNS, f"NOT {_KEY_TAKEN}", "feedback_id, metric"),
-        _insert_if("feedback_conflicts", _FEEDBACK_COLUMNS, _KEY_TAKEN, "feedback_id, metric"),
-    ),
-    Transcript: (_insert("transcripts", Transcript, "inference_id"),),
-}
-"""What storing a record takes, in this order."""
-
+_LAST_PLACE = "SELECT value FROM log_state WHERE name = 'last_seq'"
+_TAKE_PLACES = "UPDATE log_state SET value = ? WHERE name = 'last_seq'"
+"""Places are given in the writer's transaction, so whoever sees one sees all before it. Those of
+repeated events stay empty."""
 
 _PURGE_TEXTS = """
 DELETE FROM transcripts WHERE unrated_until < :now AND (
@@ -112,19 +61,23 @@ class EventStore:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self._statements: dict[type[Event], tuple[str, ...]] = {}
         if read_only:
             address = f"{path.absolute().as_uri()}?mode=ro"
             self._db = sqlite3.connect(address, uri=True, isolation_level=None)
             self._check_version()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        from experiments.events.statements import sqlite_texts  # SQLAlchemy: for writers only
+
+        self._statements = sqlite_texts()
         self._db = sqlite3.connect(
             path, isolation_level=None, timeout=30, check_same_thread=False, cached_statements=64
         )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._check_version()
-        migrate(self._db)
+        migrate(path)
 
     def append(self, events: Iterable[Event]) -> None:
         """Store records in one durable transaction; those already stored change nothing.
@@ -132,14 +85,20 @@ class EventStore:
         Raises:
             sqlite3.Error: If the transaction failed; then none of the records is stored.
         """
-        rows: dict[type[Event], list[dict[str, object]]] = {}
-        for event in events:
-            rows.setdefault(type(event), []).append(asdict(event))
+        rows: dict[type[Event], list[dict[str, Any]]] = {}
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            for record, statements in _STATEMENTS.items():
+            (last,) = self._db.execute(_LAST_PLACE).fetchone()
+            place = int(last)
+            for event in events:
+                place += 1
+                rows.setdefault(type(event), []).append(
+                    {name: getattr(event, name) for name in event.__slots__} | {"seq": place}
+                )
+            for record, statements in self._statements.items():
                 for statement in statements if record in rows else ():
                     self._db.executemany(statement, rows[record])
+            self._db.execute(_TAKE_PLACES, (str(place),))
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:

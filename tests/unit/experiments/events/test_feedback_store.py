@@ -14,7 +14,7 @@ from experiments.events.spool import Spool, drain
 from experiments.events.store import EventStore
 from tests.unit.experiments.events.builders import exposure, feedback, outcome, transcript
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "events-v1.sql"
+GOLDEN = Path(__file__).parents[3] / "golden"
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def test_every_field_is_stored(store: EventStore) -> None:
     store.append([vote, kept])
     with closing(sqlite3.connect(store.path)) as db:
         db.row_factory = sqlite3.Row
-        assert Feedback(**dict(db.execute("SELECT * FROM feedback").fetchone())) == vote
+        row = dict(db.execute("SELECT * FROM feedback").fetchone())
+        assert row.pop("seq") == 1
+        assert Feedback(**row) == vote
         assert Transcript(**dict(db.execute("SELECT * FROM transcripts").fetchone())) == kept
 
 
@@ -80,10 +82,10 @@ def test_feedback_travels_through_the_spool(store: EventStore, tmp_path: Path) -
     )  # fmt: skip
 
 
-def old_file(path: Path) -> None:
-    """Make the file that the version before feedback wrote."""
+def old_file(path: Path, version: int = 1) -> None:
+    """Make the file that an older version wrote."""
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(GOLDEN.read_text(encoding="utf-8"))
+        db.executescript((GOLDEN / f"events-v{version}.sql").read_text(encoding="utf-8"))
 
 
 def test_older_file_is_brought_forward_with_everything_in_it(tmp_path: Path) -> None:
@@ -101,15 +103,36 @@ def test_older_file_is_brought_forward_with_everything_in_it(tmp_path: Path) -> 
     EventStore(path).close()
 
 
-def test_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
-    old_file(tmp_path / "old.db")
+def test_events_of_an_older_file_get_places_in_the_order_of_their_time(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    old_file(path, version=2)
+    store = EventStore(path)
+    assert rows(store, "SELECT unit, seq FROM exposures ORDER BY seq") == [("u2", 1), ("u1", 2)]
+    assert rows(store, "SELECT seq FROM exposure_conflicts") == [(3,)]
+    assert rows(store, "SELECT inference_id, seq FROM outcomes ORDER BY seq") == [
+        ("chatcmpl-2", 4),
+        ("chatcmpl-1", 5),
+    ]
+    assert rows(store, "SELECT seq FROM feedback") == [(6,)]
+    assert rows(store, "SELECT seq FROM feedback_conflicts") == [(7,)]
+    store.append([exposure("u3"), exposure("u3"), exposure("u4")])
+    assert rows(store, "SELECT unit, seq FROM exposures WHERE seq > 7 ORDER BY seq") == [
+        ("u3", 8),
+        ("u4", 10),
+    ]
+    store.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path, version: int) -> None:
+    old_file(tmp_path / "old.db", version)
     shapes = []
     for name in ("old.db", "new.db"):
         store = EventStore(tmp_path / name)
         shapes.append(
             {
-                table: rows(store, f"PRAGMA table_info({table})")
-                for (table,) in rows(store, "SELECT name FROM sqlite_master WHERE type='table'")
+                name: rows(store, f"PRAGMA {kind}_info({name})")
+                for kind, name in rows(store, "SELECT type, name FROM sqlite_master")
             }
         )
         store.close()

@@ -60,8 +60,10 @@ def test_every_field_is_stored(store: EventStore) -> None:
     with sqlite3.connect(store.path) as db:
         db.row_factory = sqlite3.Row
         row = dict(db.execute("SELECT * FROM exposures").fetchone())
+        assert row.pop("seq") == 1
         assert Exposure(**(row | {"cached": bool(row["cached"])})) == one
         row = dict(db.execute("SELECT * FROM outcomes").fetchone())
+        assert row.pop("seq") == 2
         assert Outcome(**(row | {"stream": bool(row["stream"])})) == two
         assert set(row) == {field.name for field in fields(Outcome)}
     db.close()

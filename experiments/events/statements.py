@@ -1,0 +1,80 @@
+"""How an event is stored, once for SQLite and PostgreSQL."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Select, Table, and_, bindparam, exists, not_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.elements import ColumnElement
+
+from experiments.events import tables
+from experiments.events.records import Event, Exposure, Feedback, Outcome, Transcript
+
+Insert = sqlite.Insert | postgresql.Insert
+_MakeInsert = Callable[[Table], Any]  # of one of the two dialects; what follows is common to both
+
+
+def storing(insert: _MakeInsert) -> dict[type[Event], tuple[Insert, ...]]:
+    """Return what storing a record of each type takes, in this order.
+
+    Parameters are the columns, by name. What is there already changes nothing.
+
+    Args:
+        insert: `sqlite.insert` or `postgresql.insert`.
+    """
+    first = tables.exposures
+    other_arm = exists().where(
+        first.c.experiment == _given(first, "experiment"),
+        first.c.version == _given(first, "version"),
+        first.c.unit == _given(first, "unit"),
+        first.c.variant != _given(first, "variant"),
+    )
+    votes = tables.feedback
+    key_taken = exists().where(
+        and_(
+            votes.c.idempotency == _given(votes, "idempotency"),
+            votes.c.request_hash != _given(votes, "request_hash"),
+        )
+    )
+    """Another body came first under the same Idempotency-Key. False for records without a key."""
+    return {
+        Exposure: (
+            _once(insert, tables.exposures),
+            _once(insert, tables.exposure_conflicts, other_arm),
+        ),
+        Outcome: (_once(insert, tables.outcomes),),
+        Feedback: (
+            _once(insert, tables.feedback, not_(key_taken)),
+            _once(insert, tables.feedback_conflicts, key_taken),
+        ),
+        Transcript: (_once(insert, tables.transcripts),),
+    }
+
+
+@cache
+def sqlite_texts() -> dict[type[Event], tuple[str, ...]]:
+    """Return the statements as SQL with `:column` parameters, for the writer's own connection."""
+    dialect = sqlite.dialect(paramstyle="named")
+    return {
+        record: tuple(str(statement.compile(dialect=dialect)) for statement in statements)
+        for record, statements in storing(sqlite.insert).items()
+    }
+
+
+def _once(
+    insert: _MakeInsert, table: Table, condition: ColumnElement[bool] | None = None
+) -> Insert:
+    """Return the statement that stores a row if a condition holds and its key is not there."""
+    statement = insert(table)
+    if condition is None:
+        statement = statement.values({c.name: _given(table, c.name) for c in table.columns})
+    else:
+        row: Select[Any] = select(*(_given(table, c.name) for c in table.columns)).where(condition)
+        statement = statement.from_select([c.name for c in table.columns], row)
+    result: Insert = statement.on_conflict_do_nothing(index_elements=list(table.primary_key))
+    return result
+
+
+def _given(table: Table, column: str) -> Any:
+    return bindparam(column, type_=table.c[column].type)
