@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 _LOOK_SHARE = 0.2
 """Looks at the guardrails take at most this share of the time: in a log of millions of sessions one
 takes seconds, and the detector of error bursts must not wait for it."""
+_LONGEST_PAUSE_S = 3.0
+"""... but a breach waits no longer than this for a look: the first one of a process loads the
+statistics, which on a busy machine takes seconds and says nothing about the next."""
 _RETRY_S = 5.0
 """Pause after a deployment that failed."""
 
@@ -78,6 +81,8 @@ class Controller:
         self._held: tuple[Code, ...] = ()
         self._look: Look | None = None
         self._look_due_s = 0.0
+        self._looked_at: float | None = None
+        self._clean_at: float | None = None
 
     def begin(self, steps: tuple[float, ...] | None = None) -> State:
         """Return the state to go on from, or that of a new canary.
@@ -208,6 +213,7 @@ class Controller:
             file_declares=same,
             file_runs=self._server.runs_file() if relied_on else True,
             look=self._guardrails(log, state, now),
+            clean_at=self._clean_at,
             control=control,
             treatment=treatment,
         )
@@ -227,6 +233,8 @@ class Controller:
             return None
         started_s = time.monotonic()
         if started_s >= self._look_due_s:
+            # Whatever the last look showed, it was no harm: that would have ended the step.
+            self._clean_at, self._looked_at = self._looked_at, now
             self._look = look_at(
                 log,
                 state,
@@ -236,7 +244,8 @@ class Controller:
                 now=now,
             )
             ended_s = time.monotonic()
-            self._look_due_s = ended_s + (ended_s - started_s) * (1 / _LOOK_SHARE - 1)
+            pause_s = (ended_s - started_s) * (1 / _LOOK_SHARE - 1)
+            self._look_due_s = ended_s + min(pause_s, _LONGEST_PAUSE_S)
         return self._look
 
     def _carry_out(
@@ -268,6 +277,8 @@ class Controller:
         state = after(state, decision, at=self._clock())
         self._journal.save(state)
         self._look, self._look_due_s = None, 0.0
+        if decision.percent is not None:
+            self._looked_at = self._clean_at = None
         self._seal(kept, state, log)
         self._tell(decision, state)
 

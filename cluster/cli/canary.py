@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,7 +131,7 @@ def history(
     if as_json:
         print_json({"decisions": rows, "faults": found} if replay else {"decisions": rows})
     else:
-        table = Table("at", "action", "percent", "seconds to apply", "why", "evidence")
+        table = Table("at", "action", "%", "detected (s)", "applied (s)", "why", "evidence")
         for row in rows:
             table.add_row(*("" if row[key] is None else str(row[key]) for key in row))
         out.print(table)
@@ -187,7 +188,7 @@ def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Contr
         ServeApi(connection.dashboard_url, token=connection.token) as api,
     ):
         server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
-        yield Controller(journal, server, event_file(None), tell=_tell)
+        yield Controller(journal, server, event_file(None), tell=partial(_tell, journal))
 
 
 @contextmanager
@@ -209,10 +210,21 @@ def _journal(name: str) -> "Journal":
     return Journal(carril_home(), name)
 
 
-def _tell(decision: "Decision", state: "State") -> None:
+def _tell(journal: "Journal", decision: "Decision", state: "State") -> None:
+    from experiments.canary.records import Action
+
     percent = state.served.percent
     why = "; ".join(f"{reason.code.value} {reason.detail}".strip() for reason in decision.reasons)
     note(f"{decision.action.value:9} {state.treatment} has {percent:g} %: {why}")
+    if decision.action is Action.HOLD:
+        return
+    kept = journal.records()[-1]
+    row = _record_json(journal, kept)
+    if row["seconds_to_detect"] is not None:
+        note(f"          detected {row['seconds_to_detect']:.1f} s after the first sign of it")
+    if row["seconds_to_apply"] is not None:
+        note(f"          in force on every gateway {row['seconds_to_apply']:.1f} s later")
+    note(f"          evidence: {kept.path}")
 
 
 def _parse_steps(text: str) -> tuple[float, ...]:
@@ -250,15 +262,19 @@ def _state_json(journal: "Journal", state: "State") -> dict[str, Any]:
 
 
 def _record_json(journal: "Journal", kept: "Kept") -> dict[str, Any]:
+    from experiments.canary.machine import time_to_detection
+
     record = kept.record
     applied = journal.applied(record.number)
     took_s = None
     if applied is not None and record.decision.percent is not None:
         took_s = round(applied.applied_at - record.observation.at, 2)
+    detected_s = time_to_detection(record)
     return {
         "at": _shown(record.observation.at),
         "action": record.decision.action.value,
         "percent": record.decision.percent,
+        "seconds_to_detect": None if detected_s is None else round(detected_s, 2),
         "seconds_to_apply": took_s,
         "why": _why(record.decision),
         "evidence": str(kept.path),

@@ -13,6 +13,7 @@ from experiments.canary.records import (
     Plan,
     Reason,
     Recent,
+    Record,
     State,
     Status,
 )
@@ -98,6 +99,25 @@ def guardrail_state(metric: MetricEvidence) -> GuardrailState | None:
     if side is None or not metric.always_valid or metric.margin is None:
         return None
     return judge(side.worst, side.best, metric.margin)
+
+
+def time_to_detection(record: Record) -> float | None:
+    """Return how old the harm may have been when a rollback was decided.
+
+    Returns:
+        Seconds since the first failed answer of an error burst, or since the look before, which
+        showed no breach (the beginning of the step, if there was none); None for other decisions.
+    """
+    seen, codes = record.observation, {reason.code for reason in record.decision.reasons}
+    if record.decision.action is not Action.ROLL_BACK:
+        return None
+    if Code.ERROR_BURST in codes:
+        since = seen.treatment.first_error_at
+    elif Code.GUARDRAIL_BREACHED in codes:
+        since = record.state.step_at if seen.clean_at is None else seen.clean_at
+    else:
+        since = None
+    return None if since is None else max(0.0, seen.at - since)
 
 
 def _ownership(state: State, seen: Observation) -> Decision | None:

@@ -220,6 +220,8 @@ class Observation:
     """Whether every replica runs the file; only asked before a file is relied on."""
     look: Look | None = None
     """None where there is nothing to compare: no units yet, or no control any more."""
+    clean_at: float | None = None
+    """When the guardrails were looked at before this look; they showed no harm then."""
     control: Recent = field(default_factory=Recent)
     treatment: Recent = field(default_factory=Recent)
 

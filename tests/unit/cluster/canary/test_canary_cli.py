@@ -58,6 +58,7 @@ def test_history_has_every_decision_and_replays_it(
     document = printed(capsys, "history", "exp", "--replay")
     (row,) = document["decisions"]
     assert (row["action"], row["seconds_to_apply"], document["faults"]) == ("roll_back", 1.5, [])
+    assert row["seconds_to_detect"] == 3.0
     path = Path(row["evidence"])
     path.write_text(
         path.read_text(encoding="utf-8").replace('"roll_back"', '"pause"'), encoding="utf-8"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -121,10 +122,12 @@ def test_the_command_takes_a_failing_treatment_back(
     assert (code, document["status"], document["percent"]) == (1, "rolled_back", 0.0)
     assert "start     candidate has 50 %" in messages
     assert "roll_back candidate has 0 %: ERROR_BURST" in messages
+    assert re.search(r"detected [0-9]\.[0-9] s after the first sign of it\n", messages)
     assert run(["canary", "history", NAME, "--replay", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["decisions"][-1]
     assert (row["action"], Path(row["evidence"]).is_file()) == ("roll_back", True)
-    assert row["seconds_to_apply"] < 10
+    assert row["seconds_to_detect"] + row["seconds_to_apply"] < 10
+    assert f"evidence: {row['evidence']}\n" in messages
 
 
 @pytest.mark.parametrize("site", [(QUICK, {})], indirect=True, ids=["good"])

@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
-from experiments.canary.machine import after, decide
-from experiments.canary.records import Action, Code, Decision, Observation, Recent, State, Status
+from experiments.canary.machine import after, decide, time_to_detection
+from experiments.canary.records import (
+    Action,
+    Code,
+    Decision,
+    Observation,
+    Recent,
+    Record,
+    State,
+    Status,
+)
 from tests.unit.experiments.canary.builders import (
     NOW,
     OURS,
@@ -145,6 +154,29 @@ def codes(decision: Decision) -> list[Code]:
 def test_a_situation_has_one_answer(change: dict[str, Any], action: Action, code: Code) -> None:
     decision = decide(state(), seen(**change))
     assert (decision.action, codes(decision)[0]) == (action, code)
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds"),
+    [
+        pytest.param({"treatment": failing()}, 3.0, id="since the first failure"),
+        pytest.param({"look": HARM, "clean_at": NOW - 2}, 2.0, id="since the look before"),
+        pytest.param({"look": HARM}, 1000.0, id="since the step began, at its first look"),
+        pytest.param({}, None, id="nothing detected"),
+    ],
+)
+def test_the_time_to_detection_follows_from_the_evidence(
+    change: dict[str, Any], seconds: float | None
+) -> None:
+    observation = seen(**change)
+    record = Record(
+        number=1,
+        state=state(),
+        observation=observation,
+        decision=decide(state(), observation),
+        previous_sha256="",
+    )
+    assert time_to_detection(record) == seconds
 
 
 def test_a_paused_canary_waits_for_a_person_but_not_with_harm() -> None:
