@@ -15,7 +15,9 @@ place in the log, in the tables only.
 """
 
 CacheState = Literal["hit", "miss", "join", "bypass"]
-ExposureState = Literal["enrolled", "none", "pinned"]
+ExposureState = Literal["enrolled", "none", "pinned", "shadow"]
+"""`shadow` is the answer to a copy of a request, which nobody saw: `request_id` is then the
+inference id of the answer that was seen, and `experiment` the name of the shadow."""
 OutcomeStatus = Literal["ok", "error", "aborted"]
 FeedbackKind = Literal["boolean", "float", "integer", "category", "comment"]
 FeedbackLevel = Literal["inference", "episode"]
