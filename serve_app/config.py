@@ -97,6 +97,22 @@ class ExperimentConfig(StrictModel, ExperimentDeclaration):
     """Percent of units per variant, in steps of 0.01, adding up to 100."""
 
 
+class ShadowConfig(StrictModel):
+    """Copies of live requests for a variant that answers nobody yet, to see how it would do."""
+
+    variant: Name
+    """Gets the copies. What it answers is compared, never shown and never cached."""
+    of: Name
+    """Variant whose answers it is compared with; only requests that this one answered anew are
+    copied."""
+    percent: float = Field(gt=0, le=100)
+    """Share of those requests that is copied."""
+    max_in_flight: int = Field(default=4, ge=1, le=256)
+    """Copies in progress per gateway replica; above it they are dropped, and counted."""
+    timeout_s: float = Field(default=60, gt=0, le=3600)
+    """Longest that a copy may take; then it counts as failed."""
+
+
 class CacheConfig(StrictModel):
     """The response cache."""
 
@@ -298,6 +314,8 @@ class GatewayConfig(StrictModel):
     models: dict[str, ServedModelConfig]
     variants: dict[Name, VariantConfig]
     experiments: dict[Name, ExperimentConfig] = {}
+    shadow: dict[Name, ShadowConfig] = {}
+    """Shadow traffic by the name under which `carril exp shadow` compares it."""
     cache: CacheConfig = CacheConfig()
     limits: LimitsConfig = LimitsConfig()
     retry: RetryConfig = RetryConfig()
@@ -337,6 +355,47 @@ class GatewayConfig(StrictModel):
                     f"{sorted(self.feedback.specs)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _shadows(self) -> Self:
+        for name, shadow in self.shadow.items():
+            where = f"shadow.{name}"
+            if name in self.experiments:
+                raise ValueError(
+                    f"{where}: there is an experiment of that name, and the event log would mix "
+                    "them; give the shadow another name"
+                )
+            for field, variant in (("variant", shadow.variant), ("of", shadow.of)):
+                if variant not in self.variants:
+                    raise ValueError(
+                        f"{where}.{field}: unknown variant {variant!r}; configured: "
+                        f"{sorted(self.variants)}"
+                    )
+            if shadow.variant == shadow.of:
+                raise ValueError(
+                    f"{where}.of: {shadow.of!r} would be compared with itself; name the variant "
+                    "whose answers users see"
+                )
+            user = self._who_uses(shadow.variant)
+            if user is not None:
+                raise ValueError(
+                    f"{where}.variant: {shadow.variant!r} answers users ({user}), who would wait "
+                    "behind copies; give it no share of the traffic, or remove the shadow"
+                )
+        return self
+
+    def _who_uses(self, variant: str) -> str | None:
+        """Return which part of the configuration sends users to a variant; None if none does."""
+        for name, model in self.models.items():
+            if model.variant == variant:
+                return f"models.{name}.variant"
+        for name, experiment in self.experiments.items():
+            share = experiment.allocation.get(variant, Decimal(0))
+            if share > 0:
+                return f"experiments.{name}.allocation: {share.normalize():f} %"
+            if experiment.control == variant:
+                return f"experiments.{name}.control"
+        return None
 
     @cached_property
     def config_hash(self) -> str:

@@ -121,6 +121,8 @@ class Controller:
             n_decisions=0 if old is None else old.n_decisions,
             previous_sha256="" if old is None else old.previous_sha256,
         )
+        # A config that no step can be deployed with, as by a shadow of the treatment, is told now.
+        read_declared(with_percent(text, state, plan.steps[0]), name)
         self._journal.keep_snapshot(text)
         self._journal.save(state)
         return state

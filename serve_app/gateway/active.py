@@ -8,6 +8,7 @@ from serve_app.gateway.feedback import FeedbackService
 from serve_app.gateway.inference_ids import InferenceIds
 from serve_app.gateway.policy import Policy
 from serve_app.gateway.service import Service
+from serve_app.gateway.shadow import ShadowTraffic
 from serve_app.gateway.variants import VariantClient
 
 
@@ -19,6 +20,7 @@ class Active:
     policy: Policy
     variants: dict[str, VariantClient]
     service: Service
+    shadow: ShadowTraffic
     admission: Admission
     ids: InferenceIds
     feedback: FeedbackService

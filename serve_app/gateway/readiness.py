@@ -1,6 +1,6 @@
 """The body of /readyz: what serves, what was asked for, and why they differ."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,12 +23,21 @@ Status = Literal["ready", "degraded", "not_ready"]
 
 
 def readiness_body(
-    gateways: Sequence[GatewayReport], variants: Sequence[VariantClient]
+    gateways: Sequence[GatewayReport],
+    variants: Sequence[VariantClient],
+    *,
+    spare: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Summarise: `not_ready` if a variant cannot answer, `degraded` if something wanted failed."""
+    """Summarise: `not_ready` if a variant cannot answer, `degraded` if something wanted failed.
+
+    Args:
+        gateways: Reports of all replicas.
+        variants: All variants.
+        spare: Variants that answer no users, only copies: without them the gateway is degraded.
+    """
     configs = {gateway.config for gateway in gateways}
     return {
-        "status": _status(gateways, variants),
+        "status": _status(gateways, variants, spare),
         "config": next(iter(configs)) if len(configs) == 1 else "",
         "gateways": [
             {"replica": g.replica, "config": g.config, "error": g.error} for g in gateways
@@ -43,13 +52,16 @@ def readiness_body(
     }
 
 
-def _status(gateways: Sequence[GatewayReport], variants: Sequence[VariantClient]) -> Status:
-    if not variants or any(
-        all(state.state != "ready" for state in variant.states) for variant in variants
-    ):
+def _status(
+    gateways: Sequence[GatewayReport], variants: Sequence[VariantClient], spare: Collection[str]
+) -> Status:
+    dead = {v.name for v in variants if all(state.state != "ready" for state in v.states)}
+    if not variants or dead - set(spare):
         return "not_ready"
-    troubled = any(gateway.error for gateway in gateways) or any(
-        state.error or state.state != "ready" for variant in variants for state in variant.states
+    troubled = (
+        bool(dead)
+        or any(gateway.error for gateway in gateways)
+        or any(state.error or state.state != "ready" for v in variants for state in v.states)
     )
     return "degraded" if troubled else "ready"
 

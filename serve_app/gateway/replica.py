@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from experiments.events.feedback_keys import stored_key
 from experiments.events.records import Event
 from experiments.events.spool import Spool
-from serve_app.config import GatewayConfig, parse_gateway_config
+from serve_app.config import GatewayConfig, RetryConfig, parse_gateway_config
 from serve_app.errors import ConfigError, RequestError
 from serve_app.events.client import EventClient
 from serve_app.events.writer import get_writer, spool_path, store_path
@@ -34,6 +34,7 @@ from serve_app.gateway.redis_tier import RedisTier
 from serve_app.gateway.retry import RetryBudget
 from serve_app.gateway.routes import build_api
 from serve_app.gateway.service import Service
+from serve_app.gateway.shadow import ShadowTraffic
 from serve_app.gateway.variants import VariantClient
 from serve_app.telemetry.logs import carril_home, configure_logging
 from serve_app.telemetry.merge import Family, relabel, render, snapshot
@@ -147,7 +148,9 @@ class GatewayReplica:
         if active is not None:
             await asyncio.gather(*(variant.refresh() for variant in active.variants.values()))
         return readiness_body(
-            gateways or [await self.report()], list(active.variants.values()) if active else []
+            gateways or [await self.report()],
+            list(active.variants.values()) if active else [],
+            spare={shadow.variant for shadow in active.config.shadow.values()} if active else (),
         )
 
     async def metrics_page(self) -> bytes:
@@ -176,6 +179,7 @@ class GatewayReplica:
             self._events = EventClient(self._append, self._spool, config.events, self._metrics)
         self._events.config = config.events
         generator = Generator(variants, self._cache, self._events)
+        shadow = self._build_shadow(config, self._events, previous)
         if previous is not None:
             admission = previous.admission  # requests in progress keep their places
             admission.limits = config.limits
@@ -189,8 +193,10 @@ class GatewayReplica:
                 generator,
                 self._events,
                 TextCapture(config.capture, self._events, self._metrics),
+                shadow,
                 self._metrics,
             ),
+            shadow=shadow,
             admission=admission,
             ids=self._ids,
             feedback=FeedbackService(
@@ -208,6 +214,26 @@ class GatewayReplica:
         if known is not None and known.app == app:
             client.adopt(known)
         return client
+
+    def _build_shadow(
+        self, config: GatewayConfig, events: EventClient, previous: Active | None
+    ) -> ShadowTraffic:
+        known = {} if previous is None else previous.shadow.clients
+        clients = {}
+        for name, shadow in config.shadow.items():
+            app = config.variants[shadow.variant].app
+            # A copy is never repeated, and takes nothing from the budget of users' requests.
+            budget = RetryBudget(RetryConfig(max_retries=0, budget_rate=0, budget_min=0))
+            clients[name] = VariantClient(shadow.variant, app, budget, self._metrics)
+            if name in known and known[name].app == app:
+                clients[name].adopt(known[name])
+        return ShadowTraffic(
+            config.shadow,
+            clients,
+            events,
+            self._metrics,
+            None if previous is None else previous.shadow,
+        )
 
     def _build_cache(self, config: GatewayConfig, previous: Active | None) -> ResponseCache | None:
         if previous is not None and previous.config.cache == config.cache:

@@ -18,6 +18,7 @@ from serve_app.gateway.generation import Generation, Generator, merge_chunks
 from serve_app.gateway.prepare import Inbound, Prepared
 from serve_app.gateway.render import DONE, ChatRenderer, CompletionRenderer, sse
 from serve_app.gateway.response_text import ResponseText, response_of
+from serve_app.gateway.shadow import Answered, ShadowTraffic
 from serve_app.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Service:
         generator: Makes generations from jobs.
         events: Where outcomes go.
         capture: Keeps texts, where that is on.
+        shadow: Gets copies of what was answered.
         metrics: The gateway's series.
     """
 
@@ -97,11 +99,13 @@ class Service:
         generator: Generator,
         events: EventClient,
         capture: TextCapture,
+        shadow: ShadowTraffic,
         metrics: GatewayMetrics,
     ) -> None:
         self._generator = generator
         self._events = events
         self._capture = capture
+        self._shadow = shadow
         self._metrics = metrics
 
     async def complete(self, exchange: Exchange) -> dict[str, Any]:
@@ -321,6 +325,15 @@ class Service:
                 "retries": exchange.retries,
             },
         )
+        if len(exchange.prepared.jobs) == 1:
+            self._shadow.offer(
+                Answered(
+                    job=exchange.prepared.jobs[0],
+                    cache=exchange.cache,
+                    error=error,
+                    overhead_s=max(0.0, duration_s - exchange.waited_s),
+                )
+            )
 
     def _learn(self, exchange: Exchange) -> AnswerLabels:
         """Return what a finished answer calls itself, and keep its text where that is wanted."""

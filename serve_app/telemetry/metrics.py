@@ -106,6 +106,15 @@ class GatewayMetrics:
             ("experiment", "variant", "exposure"),
             registry=r,
         )
+        self.shadow = Counter(
+            "carril_shadow_requests",
+            "Copies for a shadow by result: sent, answered, failed, dropped.",
+            ("shadow", "result"),
+            registry=r,
+        )
+        self.shadow_in_flight = Gauge(
+            "carril_shadow_in_flight", "Copies in progress.", ("shadow",), registry=r
+        )
         self.retries = Counter(
             "carril_retries", "Requests repeated on another replica.", variant, registry=r
         )

@@ -35,6 +35,7 @@ from serve_app.gateway.readiness import GatewayReport, readiness_body
 from serve_app.gateway.retry import RetryBudget
 from serve_app.gateway.routes import build_api
 from serve_app.gateway.service import Service
+from serve_app.gateway.shadow import ShadowTraffic
 from serve_app.gateway.variants import VariantClient
 from serve_app.model.calls import ModelCall, ModelIdentity, ModelState, ReplyBatch
 from serve_app.telemetry.merge import render, snapshot
@@ -169,6 +170,12 @@ class Gateway:
         self.cache = ResponseCache(config.cache) if config.cache.enabled else None
         self.capture = TextCapture(config.capture, self.events, self.metrics)
         self.generator = Generator(self.variants, self.cache, self.events)
+        self.shadow = ShadowTraffic(
+            config.shadow,
+            {name: self.variants[shadow.variant] for name, shadow in config.shadow.items()},
+            self.events,
+            self.metrics,
+        )
         self.active: Active | None = Active(
             config=config,
             policy=Policy(config),
@@ -177,8 +184,10 @@ class Gateway:
                 self.generator,
                 self.events,
                 self.capture,
+                self.shadow,
                 self.metrics,
             ),
+            shadow=self.shadow,
             admission=Admission(config.limits),
             ids=self.ids,
             feedback=FeedbackService(config, self.events, self.ids, self._stored_key, self.metrics),

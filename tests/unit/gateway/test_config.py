@@ -19,6 +19,19 @@ def experiment(**changes: Any) -> dict[str, Any]:
     return raw_config(experiments={"okla-v1-v2": EXPERIMENT | changes})
 
 
+def shadow(name: str = "v2", **changes: Any) -> dict[str, Any]:
+    """Return a configuration with a third variant that gets copies."""
+    return raw_config(
+        variants=RAW_CONFIG["variants"] | {"v2": {"app": "okla-v2"}},
+        shadow={name: {"variant": "v2", "of": "stable", "percent": 10} | changes},
+    )
+
+
+def test_a_shadow_is_valid_and_off_by_default() -> None:
+    assert gateway_config().shadow == {}
+    assert parse_gateway_config(shadow()).shadow["v2"].max_in_flight == 4
+
+
 def test_reference_configuration_is_valid() -> None:
     config = gateway_config()
     assert list(config.models) == ["okla-chat", "okla-chat:text", "fixed"]
@@ -58,6 +71,40 @@ def test_reference_configuration_is_valid() -> None:
             ["models.a.variant", "'gone'", "stable"],
             id="unknown variant of a model",
         ),
+        pytest.param(
+            shadow(variant="gone"),
+            ["shadow.v2.variant", "'gone'", "['candidate', 'stable', 'v2']"],
+            id="unknown variant of a shadow",
+        ),
+        pytest.param(
+            shadow(of="gone"), ["shadow.v2.of", "'gone'"], id="unknown original of a shadow"
+        ),
+        pytest.param(
+            shadow(of="v2"), ["shadow.v2.of", "compared with itself"], id="shadow of itself"
+        ),
+        pytest.param(
+            shadow(variant="candidate", of="stable"),
+            ["shadow.v2.variant", "'candidate' answers users", "models.fixed.variant"],
+            id="shadow that answers users",
+        ),
+        pytest.param(
+            shadow(variant="stable", of="candidate"),
+            ["'stable' answers users", "experiments.okla-v1-v2.allocation: 90 %"],
+            id="shadow with a share",
+        ),
+        pytest.param(
+            shadow("okla-v1-v2"), ["shadow.okla-v1-v2", "another name"], id="shadow as experiment"
+        ),
+        pytest.param(
+            shadow(percent=0), ["shadow.v2.percent", "greater than 0", "got 0"], id="no share"
+        ),
+        pytest.param(
+            shadow(percent=101), ["shadow.v2.percent", "100", "got 101"], id="share above 100"
+        ),
+        pytest.param(
+            shadow(max_in_flight=0), ["shadow.v2.max_in_flight", "got 0"], id="shadow of nothing"
+        ),
+        pytest.param(shadow(queue=5), ["shadow.v2.queue", "Extra inputs"], id="queue of a shadow"),
         pytest.param(
             experiment(allocation={"stable": 90, "gone": 10}),
             ["okla-v1-v2.allocation", "'gone'", "candidate"],

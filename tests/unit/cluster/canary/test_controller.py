@@ -326,6 +326,15 @@ def test_a_bad_declaration_is_refused_by_name(stage: Stage, canary: str, message
         stage.controller().begin()
 
 
+def test_a_treatment_that_still_gets_copies_is_not_ramped(stage: Stage) -> None:
+    shadow = "shadow: {v2: {variant: candidate, of: stable, percent: 10}}"
+    text = CONFIG.replace("          experiments:", f"          {shadow}\n          experiments:")
+    stage.config.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="shadow.v2.variant: 'candidate' answers users"):
+        stage.controller().begin()
+    assert stage.journal.load() is None
+
+
 def test_a_server_waits_until_every_gateway_has_the_split(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
