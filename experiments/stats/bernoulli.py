@@ -5,7 +5,7 @@ to stand on: 0 errors of 40 and 0 of 60 is information, and this says how much.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from experiments.stats.comparison import (
     Alternative,
@@ -22,6 +22,22 @@ _BISECTIONS = 100
 """Halvings of [0, 1]; more than a double can tell apart."""
 
 
+class Successes(Protocol):
+    """Units and how much of them are successes: whole ones, or shares in [0, 1] added up."""
+
+    @property
+    def n(self) -> int:
+        """Units."""
+
+    @property
+    def successes(self) -> float:
+        """Sum over units of a value in [0, 1]."""
+
+    @property
+    def estimate(self) -> float:
+        """Successes per unit."""
+
+
 class BetaMixture(NamedTuple):
     """Beta(a, b) over the alternative rates; must be fixed before the data."""
 
@@ -33,15 +49,18 @@ JEFFREYS = BetaMixture()
 """Beta(1/2, 1/2): the width is within a log factor of the best mixture for every true rate."""
 
 
-def log_e_value(arm: ProportionStats, rate: float, mixture: BetaMixture = JEFFREYS) -> float:
+def log_e_value(arm: Successes, rate: float, mixture: BetaMixture = JEFFREYS) -> float:
     """Return ln of the e-value against `rate`.
 
     e = B(a + S, b + n - S) / (B(a, b) rate^S (1 - rate)^(n - S)): the likelihood ratio of the
     beta-binomial mixture to the null. A test martingale when the true rate is `rate`, so
     P(e >= 1/alpha at any time) <= alpha (Ville), exactly, at every sample size.
 
+    With shares in [0, 1] in place of yes and no it is a supermartingale: the likelihood ratio is
+    convex in a unit's share, so its expectation is largest where every share is 0 or 1.
+
     Args:
-        arm: Counts.
+        arm: Counts, or shares added up.
         rate: Null rate in [0, 1].
         mixture: Mixture over alternatives.
 
@@ -59,7 +78,7 @@ def log_e_value(arm: ProportionStats, rate: float, mixture: BetaMixture = JEFFRE
 
 
 def rate_interval(
-    arm: ProportionStats, *, alpha: float = 0.05, mixture: BetaMixture = JEFFREYS
+    arm: Successes, *, alpha: float = 0.05, mixture: BetaMixture = JEFFREYS
 ) -> tuple[float, float]:
     """Return the exact confidence sequence of one rate at this look.
 
@@ -127,7 +146,7 @@ def compare(
 
 
 def _end(
-    arm: ProportionStats, inside: float, outside: float, threshold: float, mixture: BetaMixture
+    arm: Successes, inside: float, outside: float, threshold: float, mixture: BetaMixture
 ) -> float:
     if log_e_value(arm, outside, mixture) < threshold:
         return outside

@@ -1,0 +1,1 @@
+"""Shadow traffic compared: a variant that answers nobody, beside the one that answers."""
