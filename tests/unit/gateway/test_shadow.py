@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serve_app.errors import EngineFailed
 from serve_app.gateway.readiness import GatewayReport, readiness_body
-from tests.unit.gateway.builders import CHAT, RAW_CONFIG, Gateway
+from tests.unit.gateway.builders import CHAT, RAW_CONFIG, Gateway, gateway_config
 from tests.unit.gateway.over_http import CHAT_PATH
 
 FRESH = CHAT | {"temperature": 1}
@@ -151,3 +152,14 @@ async def test_a_dead_shadow_degrades_the_gateway_and_does_not_stop_it(tmp_path:
     variants = list(under.variants.values())
     assert readiness_body([report], variants, spare={"candidate"})["status"] == "degraded"
     assert readiness_body([report], variants)["status"] == "not_ready"
+
+
+def test_the_readme_declares_a_shadow_that_is_valid() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Let a new variant listen first")[1]
+    declared = yaml.safe_load(section.split("```yaml")[1].split("```")[0])
+    experiment = RAW_CONFIG["experiments"]["okla-v1-v2"]
+    whole = {"okla-v1-v2": experiment | {"allocation": {"stable": 100, "candidate": 0}}}
+    models = {"okla-chat": {"experiment": "okla-v1-v2"}}
+    config = gateway_config(experiments=whole, models=models, **declared)
+    assert config.shadow["v2-beside-v1"].percent == 10

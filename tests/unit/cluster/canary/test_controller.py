@@ -15,7 +15,7 @@ import yaml
 from cluster.canary.controller import Controller
 from cluster.canary.split import Server, read_declared
 from cluster.errors import CommandError
-from cluster.validate import ServeConfig
+from cluster.validate import ServeConfig, load_serve_config
 from experiments.analysis.declaration import CanaryDeclaration
 from experiments.canary.errors import CanaryBusy
 from experiments.canary.journal import Journal, faults
@@ -330,7 +330,7 @@ def test_a_treatment_that_still_gets_copies_is_not_ramped(stage: Stage) -> None:
     shadow = "shadow: {v2: {variant: candidate, of: stable, percent: 10}}"
     text = CONFIG.replace("          experiments:", f"          {shadow}\n          experiments:")
     stage.config.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="shadow.v2.variant: 'candidate' answers users"):
+    with pytest.raises(ConfigError, match=r"shadow\.v2\.variant: 'candidate' answers users"):
         stage.controller().begin()
     assert stage.journal.load() is None
 
@@ -374,3 +374,13 @@ def test_the_readme_shows_the_defaults() -> None:
     for name, guardrail in ours.guardrails.items():
         found = shown.guardrails[name]
         assert (found.margin, found.effect) == (guardrail.margin, guardrail.effect)
+
+
+def test_the_example_can_be_deployed_and_ramped() -> None:
+    example = Path(__file__).parents[4] / "cluster" / "examples" / "canary_echo.yaml"
+    config = load_serve_config(example)
+    assert list(config.app_names) == ["gateway", "okla-stable", "okla-candidate"]
+    declared = read_declared(example.read_bytes(), "okla-v1-v2")
+    assert (declared.treatment, declared.served.percent) == ("candidate", 0.0)
+    # The edit that the README makes.
+    assert "echo: {tag: candidate, prefill_s: 0.05, fail_rate: 0}" in example.read_text()
