@@ -4,7 +4,7 @@
 set -eu
 
 # command:package
-PROGRAMS="redis-server:redis-server"
+PROGRAMS="redis-server:redis-server pg_ctlcluster:postgresql"
 
 missing=""
 for entry in $PROGRAMS; do

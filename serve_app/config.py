@@ -217,6 +217,23 @@ class EventsConfig(StrictModel):
     `spool` appends it to a synced file that is read back later, `best_effort` counts the loss."""
     commit_timeout_s: float = Field(default=2.0, gt=0)
     """Longest wait for the event writer."""
+    ship_to: str | None = None
+    """Central PostgreSQL to which every node ships its events in the background,
+    `postgresql://user@host:5432/database`. Leave the password to PGPASSFILE."""
+
+    @field_validator("ship_to")
+    @classmethod
+    def _database_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+        except ValueError:  # the port is no number
+            usable = False
+        if not usable or not parts.path.strip("/"):
+            raise ValueError("no address of a PostgreSQL; write postgresql://user@host:5432/name")
+        return url
 
 
 class FeedbackMetricConfig(StrictModel):
@@ -562,7 +579,7 @@ def _faults(error: ValidationError) -> list[str]:
         path = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
-        secret = item["loc"][:1] == ("auth",) or item["loc"][-1:] == ("redis_url",)
+        secret = item["loc"][:1] == ("auth",) or item["loc"][-1:] in (("redis_url",), ("ship_to",))
         tellable = isinstance(given, str | int | float | bool) and not secret
         shown = f" (got {given!r})" if tellable else ""
         faults.append(f"{path}: {message}{shown}" if path else message)

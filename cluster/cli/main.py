@@ -233,6 +233,14 @@ def canary(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
+def events(context: typer.Context) -> None:
+    """Look after the event log: status, shipping, export, retention."""
+    from experiments.events.cli import events_app
+
+    events_app(args=context.args, prog_name="carril events")
+
+
+@app.command(context_settings=_FORWARD)
 def feedback(context: typer.Context) -> None:
     """Analyse, export and report what users said."""
     from experiments.feedback.cli import feedback_app

@@ -14,6 +14,7 @@ from experiments.events.group_commit import GroupCommitWriter
 from experiments.events.records import Event
 from experiments.events.spool import drain
 from experiments.events.store import EventStore
+from serve_app.events.shipper import ShipperProcess
 from serve_app.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class EventWriter:
         configure_logging("events")
         self._spool = spool_path(Path(home))
         self._writer = GroupCommitWriter(EventStore(store_path(Path(home))))
+        self._shipper = ShipperProcess(store_path(Path(home)))
         self._stop = threading.Event()
         threading.Thread(target=self._drain_forever, name="spool-drain", daemon=True).start()
         threading.Thread(
@@ -52,6 +54,10 @@ class EventWriter:
     async def append(self, events: Sequence[Event]) -> None:
         """Store events; those already stored change nothing."""
         await asyncio.wrap_future(self._writer.submit(events))
+
+    async def ship_to(self, url: str | None) -> None:
+        """Ship this node's events to a central database; None ships nothing."""
+        await asyncio.to_thread(self._shipper.ship_to, url)
 
     def _drain_forever(self) -> None:
         while True:

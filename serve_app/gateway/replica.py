@@ -4,7 +4,9 @@ import asyncio
 import functools
 import logging
 import os
+import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +15,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from experiments.events.feedback_keys import stored_key
+from experiments.events.lag import lags
 from experiments.events.records import Event
 from experiments.events.spool import Spool
 from serve_app.config import GatewayConfig, RetryConfig, parse_gateway_config
@@ -139,6 +142,12 @@ class GatewayReplica:
         if self._cache is not None:
             self._metrics.cache_entries.set(len(self._cache))
             self._metrics.cache_bytes.set(self._cache.size_bytes)
+        if self._active is not None and self._active.config.events.ship_to is not None:
+            with suppress(sqlite3.Error):  # no file yet, or a busy one: the last figure stays
+                found = await asyncio.to_thread(lags, store_path(self._home))
+                self._metrics.events_unshipped.set(
+                    max((lag.n_waiting or 0 for lag in found), default=0)
+                )
         return snapshot(self._metrics.registry, {"replica": self._replica})
 
     async def readiness(self) -> dict[str, Any]:
@@ -265,6 +274,9 @@ class GatewayReplica:
                     *(variant.refresh() for variant in active.variants.values()),
                     return_exceptions=True,
                 )
+                # Told again and again, because a writer that was restarted has forgotten.
+                with suppress(RayError, AttributeError):  # a writer from before it could ship
+                    self._writer.ship_to.remote(active.config.events.ship_to)
             await asyncio.sleep(_REFRESH_S)
 
     async def _peers(self, method: str) -> list[Any]:

@@ -127,6 +127,11 @@ class GatewayMetrics:
         self.events_lost = Counter(
             "carril_events_lost", "Events that could not be stored anywhere.", registry=r
         )
+        self.events_unshipped = Gauge(
+            "carril_events_unshipped",
+            "Events of this node that the central database does not have yet.",
+            registry=r,
+        )
         self.refused = Counter(
             "carril_requests_refused",
             "Requests refused before a variant was chosen, by error code.",

@@ -162,6 +162,16 @@ def test_reference_configuration_is_valid() -> None:
         pytest.param(
             raw_config(events={"durability": "maybe"}), ["events.durability"], id="durability"
         ),
+        pytest.param(
+            raw_config(events={"ship_to": "events.db"}),
+            ["events.ship_to", "postgresql://"],
+            id="central database that is a file",
+        ),
+        pytest.param(
+            raw_config(events={"ship_to": "postgresql://host"}),
+            ["events.ship_to"],
+            id="central database without a name",
+        ),
     ],
 )
 def test_bad_gateway_configuration_is_refused(raw: Any, names: list[str]) -> None:
@@ -181,6 +191,9 @@ def test_redis_addresses(url: str) -> None:
 def test_refusal_does_not_repeat_a_secret() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_gateway_config(raw_config(cache={"redis_url": "http://:hunter2@host"}))
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        parse_gateway_config(raw_config(events={"ship_to": "postgresql://u:hunter2@host"}))
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigError) as caught:
         parse_gateway_config(raw_config(auth={"keys": [{"name": "k", "sha256": "hunter2"}]}))

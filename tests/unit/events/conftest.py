@@ -1,0 +1,5 @@
+"""A PostgreSQL server for the shipper's tests."""
+
+from tests.postgres import postgres
+
+__all__ = ["postgres"]

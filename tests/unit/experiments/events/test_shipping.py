@@ -1,0 +1,179 @@
+"""Events of nodes reach PostgreSQL once each, whatever dies in between."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from experiments.events import tables
+from experiments.events.central import CentralError, CentralStore, connect, place_name, server_url
+from experiments.events.lag import lags
+from experiments.events.shipping import Shipper
+from experiments.events.store import EventStore
+from tests.postgres import PostgresServer
+from tests.unit.experiments.events.builders import exposure, feedback, outcome, transcript
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    store = EventStore(tmp_path / "events.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def central(database: str) -> Iterator[CentralStore]:
+    central = CentralStore(server_url(database))
+    yield central
+    central.close()
+
+
+def rows(database: str, sql: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(database) as db:
+        return db.execute(sql).fetchall()  # type: ignore[arg-type]
+
+
+def test_every_kind_of_event_arrives_as_it_is_stored(
+    store: EventStore, central: CentralStore, database: str
+) -> None:
+    store.append(
+        [
+            exposure("ñ👍", cached=True, exposed_at=1_700_000_000.123456),
+            exposure("ñ👍", variant="candidate"),
+            outcome("c1", ttft_s=None, confidence=0.1),
+            feedback("fb-1", idempotency="k", request_hash="one", text="así no"),
+            feedback("fb-2", idempotency="k", request_hash="two"),
+            transcript("c1"),
+        ]
+    )
+    assert Shipper(store.path, central).ship() == 5
+    with closing(sqlite3.connect(store.path)) as db:
+        for table in tables.SHIPPED:
+            ours = db.execute(f"SELECT * FROM {table.name}").fetchall()  # noqa: S608
+            assert len(ours) == 1
+            columns = [column[1] for column in db.execute(f"PRAGMA table_info({table.name})")]
+            theirs = rows(database, f"SELECT {', '.join(columns)} FROM {table.name}")  # noqa: S608
+            assert theirs == ours
+    assert central.count("transcripts") == 0, "texts stay on the node"
+
+
+def test_what_is_shipped_is_not_shipped_again_and_repeating_changes_nothing(
+    store: EventStore, central: CentralStore
+) -> None:
+    store.append([exposure(f"u{n}") for n in range(25)])
+    shipper = Shipper(store.path, central, batch=10)
+    assert shipper.ship() == 25
+    assert shipper.ship() == 0
+    store.append([exposure("u1"), exposure("u25"), exposure("u3", variant="candidate")])
+    assert shipper.ship() == 2
+    assert shipper.ship(from_start=True) == 27
+    assert (central.count("exposures"), central.count("exposure_conflicts")) == (26, 1)
+
+
+def test_place_is_the_databases_so_a_lost_confirmation_only_repeats(
+    store: EventStore, central: CentralStore
+) -> None:
+    store.append([exposure("u1")])
+    assert Shipper(store.path, central).ship() == 1
+    with closing(sqlite3.connect(store.path)) as db:
+        db.execute("DELETE FROM shipments")
+        db.commit()
+    assert Shipper(store.path, central).ship() == 0
+
+
+def test_two_nodes_see_the_same_unit(tmp_path: Path, central: CentralStore, database: str) -> None:
+    for name, variant in (("a", "stable"), ("b", "stable"), ("c", "candidate")):
+        store = EventStore(tmp_path / f"{name}.db")
+        store.append([exposure("u1", variant=variant), outcome(f"c-{name}")])
+        store.close()
+        assert Shipper(tmp_path / f"{name}.db", central).ship() == 2
+    assert rows(database, "SELECT variant FROM exposures") == [("stable",)]
+    assert rows(database, "SELECT variant FROM exposure_conflicts") == [("candidate",)]
+    assert central.count("outcomes") == 3
+    assert len(rows(database, "SELECT * FROM shipments")) == 3
+
+
+def test_text_that_postgresql_does_not_take_arrives_changed_rather_than_never(
+    store: EventStore, central: CentralStore, database: str
+) -> None:
+    store.append([feedback(text="nul\x00 here")])
+    assert Shipper(store.path, central).ship() == 1
+    assert rows(database, "SELECT text FROM feedback") == [("nul\ufffd here",)]
+
+
+def test_follower_waits_out_a_crash_of_the_server(
+    store: EventStore, central: CentralStore, postgres: PostgresServer
+) -> None:
+    stop = threading.Event()
+    follower = threading.Thread(target=Shipper(store.path, central, batch=7).follow, args=(stop,))
+    follower.start()
+    try:
+        store.append([exposure(f"u{n}") for n in range(40)])
+        poll(lambda: central.count("exposures") == 40)
+        postgres.stop("immediate")
+        store.append([exposure(f"v{n}") for n in range(40)])
+        postgres.start()
+        poll(lambda: central.count("exposures") == 80)
+    finally:
+        stop.set()
+        follower.join(30)
+    (found,) = lags(store.path)
+    assert (found.n_waiting, found.seq) == (0, 80)
+
+
+def poll(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with suppress(Exception):  # the server is starting
+            if reached():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_migrations_and_statements_agree_on_the_tables(
+    store: EventStore, central: CentralStore, database: str
+) -> None:
+    central.migrate()
+    engine = connect(server_url(database))
+    with engine.connect() as db:
+        assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []
+    engine.dispose()
+    assert not central.migrate(), "nothing is left to do"
+
+
+def test_database_of_a_newer_version_is_refused(central: CentralStore, database: str) -> None:
+    central.migrate()
+    with psycopg.connect(database) as db:
+        db.execute("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(CentralError, match=r"event schema 0099; this build reads up to 0003"):
+        central.migrate()
+
+
+def test_unreachable_database_is_named_without_its_password(store: EventStore) -> None:
+    url = server_url("postgresql://carril:secreto@127.0.0.1:1/carril")
+    assert place_name(url) == "postgresql://127.0.0.1:1/carril"
+    with pytest.raises(CentralError, match=r"^postgresql://127.0.0.1:1/carril: .*refused") as told:
+        Shipper(store.path, CentralStore(url)).ship()
+    assert "secreto" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("events.db", "no address of a database"),
+        ("mysql://root@host/x", "'mysql' is no central database"),
+        ("postgresql://host", "names no database"),
+    ],
+)
+def test_what_is_no_postgresql_is_refused(address: str, reason: str) -> None:
+    with pytest.raises(CentralError, match=reason):
+        server_url(address)
