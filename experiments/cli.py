@@ -24,6 +24,7 @@ from experiments.analysis.cli import (
     write_file,
 )
 from experiments.shadow.cli import shadow
+from experiments.stats.simulation_cli import simulate
 from experiments.terminal import (
     EXIT_INCONCLUSIVE,
     EXIT_OK,
@@ -54,6 +55,7 @@ exp_app = typer.Typer(
 )
 add_commands(exp_app)
 exp_app.command()(shadow)
+exp_app.command()(simulate)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SummaryOption = Annotated[
@@ -180,83 +182,6 @@ def power(
         return
     columns = list(rows[0])
     print_table("Plan", columns, [[cell(row.get(column)) for column in columns] for row in rows])
-
-
-@exp_app.command()
-def simulate(
-    runs: Annotated[int, typer.Option(min=1, help="Simulated experiments.")] = 1000,
-    sessions: Annotated[int, typer.Option(min=4, help="Sessions of both arms.")] = 2000,
-    look_every: Annotated[int, typer.Option(min=1, help="Sessions between looks.")] = 50,
-    rate: Annotated[float, typer.Option(help="Success rate of a request.")] = 0.7,
-    effect: Annotated[float, typer.Option(help="Added in treatment; 0 is A/A.")] = 0.0,
-    icc: Annotated[float, typer.Option(help="Correlation of a session's requests.")] = 0.3,
-    max_requests: Annotated[int, typer.Option(min=1, help="Most requests a session.")] = 11,
-    treatment_percent: Annotated[float, typer.Option(help="Percent of units treated.")] = 50.0,
-    alpha: Annotated[float, typer.Option(help="Error rate.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed; the same gives the same numbers.")] = 42,
-    as_json: JsonOption = False,
-) -> None:
-    """Simulate A/A or A/B experiments and show how often each method claims an effect.
-
-    Exits 1 if the default method claims more false positives than alpha and three Monte-Carlo
-    standard errors.
-    """
-    import math
-
-    from experiments.stats.simulation import ALWAYS_VALID, SimulationPlan
-    from experiments.stats.simulation import simulate as run
-
-    try:
-        plan = SimulationPlan(
-            runs=runs,
-            sessions=sessions,
-            look_every=look_every,
-            rate=rate,
-            effect=effect,
-            icc=icc,
-            max_requests=max_requests,
-            treatment_percent=treatment_percent,
-            alpha=alpha,
-            seed=seed,
-        )
-    except ValueError as error:
-        fail(str(error))
-    results = run(plan)
-    label = "false_positives" if effect == 0 else "power"
-    if as_json:
-        print_json(
-            {
-                "runs": runs,
-                "sessions": sessions,
-                "alpha": alpha,
-                "effect": effect,
-                "methods": {
-                    name: {
-                        label: result.significant,
-                        "standard_error": result.standard_error,
-                        "sessions_to_stop": result.sessions_to_stop,
-                    }
-                    for name, result in results.items()
-                },
-            }
-        )
-    else:
-        print_table(
-            f"{runs} simulated {'A/A' if effect == 0 else 'A/B'} experiments",
-            ["method", label, "+-", "sessions to stop"],
-            [
-                [
-                    name,
-                    f"{result.significant:.1%}",
-                    f"{result.standard_error:.1%}",
-                    f"{result.sessions_to_stop:.0f}",
-                ]
-                for name, result in results.items()
-            ],
-        )
-    limit = alpha + 3.0 * math.sqrt(alpha * (1.0 - alpha) / runs)
-    if effect == 0 and results[ALWAYS_VALID].significant > limit:
-        raise typer.Exit(EXIT_REFUSED)
 
 
 @exp_app.command()

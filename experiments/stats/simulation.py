@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from experiments.assignment import Allocation, assign
 from experiments.stats.comparison import check_alpha
 from experiments.stats.distributions import norm_isf
+from experiments.stats.power import Design, Monitoring, sample_size
 from experiments.stats.sequential import MIN_UNITS_PER_ARM, critical_value
 
 _CHUNK = 200
@@ -26,6 +27,18 @@ FIXED_PEEKING = "fixed_horizon_peeking"
 PER_REQUEST = "per_request_once"
 PER_REQUEST_PEEKING = "per_request_peeking"
 
+METHODS = {
+    ALWAYS_VALID: "the default: confidence sequence over sessions, every look",
+    FIXED: "z-test over sessions, once, at the end",
+    FIXED_PEEKING: "OKLA's habit: |z| > critical value, from 50 per arm on, every look",
+    PER_REQUEST: "OKLA's habit: requests taken as independent, once, at the end",
+    PER_REQUEST_PEEKING: "both habits: requests as independent, every look",
+}
+"""What each method does, in words."""
+
+_HABIT_UNITS_PER_ARM = 50
+"""Where the habits begin to look: the least sample per variant of the OKLA assistant's rule."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationPlan:
@@ -33,8 +46,8 @@ class SimulationPlan:
 
     runs: int = 1000
     """Simulated experiments."""
-    sessions: int = 2000
-    """Sessions of both arms at the horizon."""
+    sessions: int = 4000
+    """Sessions of both arms at the horizon; 2,000 per arm as in the reference simulations."""
     look_every: int = 50
     """Sessions between looks."""
     rate: float = 0.7
@@ -59,13 +72,17 @@ class SimulationPlan:
             )
         if not 0.0 <= self.icc < 1.0:
             raise ValueError(f"icc is {self.icc!r}; allowed: 0 up to below 1")
-        for name, value in (("rate", self.rate), ("rate + effect", self.rate + self.effect)):
-            if not 0.0 < value < 1.0:
-                raise ValueError(f"{name} is {value!r}; allowed: above 0 and below 1")
+        _check_rates(self.rate, self.effect)
         if not 0.0 < self.treatment_percent < 100.0:
             raise ValueError(
                 f"treatment_percent is {self.treatment_percent!r}; allowed: between 0 and 100"
             )
+
+
+def _check_rates(rate: float, effect: float) -> None:
+    for name, value in (("rate", rate), ("rate + effect", rate + effect)):
+        if not 0.0 < value < 1.0:
+            raise ValueError(f"{name} is {value!r}; allowed: above 0 and below 1")
 
 
 class MethodResult(NamedTuple):
@@ -79,19 +96,64 @@ class MethodResult(NamedTuple):
     """Mean sessions at which a run stopped, the horizon if it claimed nothing."""
 
 
+def planned_sessions(
+    *,
+    rate: float,
+    effect: float,
+    icc: float,
+    max_requests: int,
+    treatment_percent: float,
+    alpha: float,
+    power: float,
+) -> int:
+    """Return the sessions of both arms that the planner asks for, looked at as often as one likes.
+
+    The rate is a ratio of sums over sessions; with m requests uniform on 1..M its delta variance
+    per session is p (1 - p) E[m (1 + (m - 1) ICC)] / E[m]^2.
+
+    Args:
+        rate: Success rate in control.
+        effect: Absolute effect to find, not 0.
+        icc: Intra-class correlation of a session's requests.
+        max_requests: M.
+        treatment_percent: Percent of sessions treated.
+        alpha: Error rate.
+        power: Probability to find the effect.
+
+    Raises:
+        ValueError: If a value is outside its range.
+    """
+    _check_rates(rate, effect)
+    mean, square = (max_requests + 1) / 2.0, (max_requests + 1) * (2 * max_requests + 1) / 6.0
+    clustering = ((1.0 - icc) * mean + icc * square) / mean**2
+    share = treatment_percent / 100.0
+    design = Design(
+        alpha=alpha,
+        power=power,
+        share_control=1.0 - share,
+        share_treatment=share,
+        monitoring=Monitoring.SEQUENTIAL,
+    )
+    control, treatment = (p * (1.0 - p) * clustering for p in (rate, rate + effect))
+    return sample_size(effect, control, treatment, design).total
+
+
 def simulate(plan: SimulationPlan) -> dict[str, MethodResult]:
     """Run the simulation.
 
-    Methods: the default confidence sequence with session-level delta variance at every look; the
-    same variance with the fixed-horizon critical value, once and at every look; and requests taken
-    as independent, once and at every look. Looks start when both arms have the burn-in of the
-    confidence sequence.
+    Methods: the default confidence sequence with session-level delta variance at every look after
+    its burn-in; the same variance with the fixed-horizon critical value, once and at every look;
+    and requests taken as independent, once and at every look. Habits look from 50 sessions per arm
+    on, as the rule did that they come from.
 
     Args:
         plan: What to simulate. The same plan gives the same numbers.
 
     Returns:
         Result per method name.
+
+    Raises:
+        ValueError: If the split leaves an arm without sessions.
     """
     rng = np.random.Generator(np.random.PCG64(plan.seed))
     claimed: dict[str, list[NDArray[np.bool_]]] = {}
@@ -119,10 +181,18 @@ def _chunk(
         ends = np.append(ends, plan.sessions)
     arms = [_sums(successes, requests, treated == flag, ends) for flag in (False, True)]
     n_a, n_b = (np.cumsum(treated == flag)[ends - 1] for flag in (False, True))
-    ready = np.minimum(n_a, n_b) >= min(MIN_UNITS_PER_ARM, plan.sessions // 4)
-    ends, n_a, n_b = ends[ready], n_a[ready], n_b[ready]
+    smaller = np.minimum(n_a, n_b)
+    if smaller[-1] < 2:
+        raise ValueError(
+            f"{plan.treatment_percent:g} % of {plan.sessions} sessions leaves an arm with "
+            f"{smaller[-1]}; at least 2 are needed: raise sessions"
+        )
+    looked = smaller >= min(_HABIT_UNITS_PER_ARM, max(2, smaller[-1] // 2))
+    # Horizons below four burn-ins are looked at from their middle on: small plans are answered too.
+    ready = (smaller >= min(MIN_UNITS_PER_ARM, max(2, smaller[-1] // 2)))[looked]
+    ends, n_a, n_b = ends[looked], n_a[looked], n_b[looked]
     (rate_a, var_a, naive_a), (rate_b, var_b, naive_b) = (
-        _moments({key: value[:, ready] for key, value in arm.items()}, n)
+        _moments({key: value[:, looked] for key, value in arm.items()}, n)
         for arm, n in zip(arms, (n_a, n_b), strict=True)
     )
     difference = rate_b - rate_a
@@ -133,7 +203,7 @@ def _chunk(
         [critical_value(float(n), alpha=plan.alpha, n_star=float(plan.sessions)) for n in ends]
     )
     return {
-        ALWAYS_VALID: _first(z > boundary, ends),
+        ALWAYS_VALID: _first((z > boundary) & ready, ends),
         FIXED: _first(z[:, -1:] > fixed, ends[-1:]),
         FIXED_PEEKING: _first(z > fixed, ends),
         PER_REQUEST: _first(naive[:, -1:] > fixed, ends[-1:]),

@@ -315,6 +315,30 @@ def test_simulate_shows_the_default_beside_the_habits() -> None:
     assert RUNNER.invoke(exp_app, ["simulate", "--rate", "2"]).exit_code == 2
 
 
+def test_simulate_plans_the_size_of_an_effect_and_shows_its_power() -> None:
+    options = ["--runs", "300", "--effect", "0.1"]
+    result = RUNNER.invoke(exp_app, ["simulate", *options, "--json"])
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert 400 < document["sessions"] < 800
+    assert document["methods"]["always_valid_peeking"]["power"] >= 0.75
+    assert "A/B (0.7 and 0.8)" in RUNNER.invoke(exp_app, ["simulate", *options]).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--effect", "0.4"], "rate + effect is 1.1"),
+        (["--effect", "0.1", "--power", "1"], "power is 1.0"),
+        (["--sessions", "400", "--treatment-percent", "0.1"], "leaves an arm with 0"),
+    ],
+)
+def test_simulate_refuses_what_cannot_be_simulated(options: list[str], said: str) -> None:
+    result = RUNNER.invoke(exp_app, ["simulate", *options])
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 def test_importing_the_commands_loads_no_numerical_library() -> None:
     code = (
         "import sys, experiments.cli; "

@@ -19,7 +19,10 @@ from experiments.stats.simulation import (
     FIXED_PEEKING,
     PER_REQUEST,
     SimulationPlan,
+    _assignment,
     _moments,
+    _traffic,
+    planned_sessions,
     simulate,
 )
 
@@ -51,6 +54,51 @@ def test_planned_size_has_its_power_with_the_default_method() -> None:
     result = simulate(plan)[ALWAYS_VALID]
     assert result.significant >= 0.8 - 3 * result.standard_error
     assert result.sessions_to_stop < size.total
+
+
+def test_planned_size_of_clustered_sessions_has_its_power() -> None:
+    size = planned_sessions(
+        rate=0.7,
+        effect=0.08,
+        icc=0.3,
+        max_requests=11,
+        treatment_percent=30.0,
+        alpha=0.05,
+        power=0.8,
+    )
+    plan = SimulationPlan(runs=400, sessions=size, effect=0.08, treatment_percent=30.0)
+    result = simulate(plan)[ALWAYS_VALID]
+    assert result.significant >= 0.8 - 3 * result.standard_error
+    # Peeking can only help, so most of what is above the plan would be a plan that asks too much.
+    assert result.significant < 0.93
+
+
+def test_a_simulated_experiment_is_judged_as_the_analysis_judges_it() -> None:
+    plan = SimulationPlan(runs=1, sessions=800, effect=0.12, look_every=50)
+    treated = _assignment(plan, 0)
+    rng = np.random.Generator(np.random.PCG64(plan.seed))
+    requests, successes = _traffic(plan, rng, treated, 1)
+    first = None
+    for n in range(50, 801, 50):
+        arms = [
+            RatioStats.from_pairs(
+                zip(
+                    successes[0, :n][treated[:n] == flag].tolist(),
+                    requests[0, :n][treated[:n] == flag].tolist(),
+                    strict=True,
+                )
+            )
+            for flag in (False, True)
+        ]
+        if min(arm.n for arm in arms) < sequential.MIN_UNITS_PER_ARM:
+            continue
+        estimate = estimate_effect(arms[0], arms[1], Effect.ABSOLUTE)
+        if sequential.confidence_sequence(estimate, n_star=plan.sessions).significant:
+            first = n
+            break
+    result = simulate(plan)[ALWAYS_VALID]
+    assert first is not None
+    assert (result.significant, result.sessions_to_stop) == (1.0, first)
 
 
 def test_simulated_variance_is_that_of_the_analysis() -> None:
@@ -168,12 +216,13 @@ def test_quantiles_under_peeking_keep_their_error_rate() -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_a_a_runs_with_clustered_sessions() -> None:
-    # The acceptance run: sessions of 1-11 requests, ICC 0.3, a look every 50 sessions
-    results = simulate(SimulationPlan(runs=10_000, sessions=2000))
+    # The acceptance run: sessions of 1-11 requests, ICC 0.3, a look every 50 sessions. Of the
+    # habits, statistics.md 0 computed about 30 % and 24 % by other code.
+    results = simulate(SimulationPlan(runs=10_000, sessions=4000))
     assert results[ALWAYS_VALID].significant <= above(0.05, 10_000)
     assert results[FIXED].significant == pytest.approx(0.05, abs=0.008)
-    assert results[FIXED_PEEKING].significant > 0.2
-    assert results[PER_REQUEST].significant > 0.2
+    assert results[FIXED_PEEKING].significant == pytest.approx(0.30, abs=0.04)
+    assert results[PER_REQUEST].significant == pytest.approx(0.244, abs=0.03)
 
 
 @pytest.mark.slow
