@@ -4,7 +4,7 @@ import logging
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -118,8 +118,6 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Show every decision with its reasons and its evidence file."""
-    from rich.table import Table
-
     from experiments.canary.journal import faults
 
     journal = _journal(name)
@@ -131,10 +129,8 @@ def history(
     if as_json:
         print_json({"decisions": rows, "faults": found} if replay else {"decisions": rows})
     else:
-        table = Table("at", "action", "%", "detected (s)", "applied (s)", "why", "evidence")
         for row in rows:
-            table.add_row(*("" if row[key] is None else str(row[key]) for key in row))
-        out.print(table)
+            out.print(_history_line(row), markup=False, highlight=False, soft_wrap=True)
     for fault in found:
         warn(fault)
     if replay and not found:
@@ -279,6 +275,18 @@ def _record_json(journal: "Journal", kept: "Kept") -> dict[str, Any]:
         "why": _why(record.decision),
         "evidence": str(kept.path),
     }
+
+
+def _history_line(row: Mapping[str, Any]) -> str:
+    """Return a decision in three lines, of which the last two are indented."""
+    head = f"{row['at']}  {row['action']}"
+    if row["percent"] is not None:
+        head += f" to {row['percent']:g} %"
+    if row["seconds_to_detect"] is not None:
+        head += f", detected in {row['seconds_to_detect']:.1f} s"
+    if row["seconds_to_apply"] is not None:
+        head += f", in force {row['seconds_to_apply']:.1f} s later"
+    return f"{head}\n  {row['why']}\n  {row['evidence']}"
 
 
 def _why(decision: "Decision") -> str:

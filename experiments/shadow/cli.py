@@ -91,24 +91,26 @@ def _print(name: str, compared: "Compared", result: "Comparison") -> None:
         f"({compared.of_sha256[:12]}), {result.n_pairs:,} pairs in {result.n_sessions:,} sessions, "
         f"{document['first_at']} to {document['last_at']}"
     )
-    rows = []
-    for row in document["metrics"]:
-        if not row["n_pairs"]:
-            continue
-        bounds = f"[{cell(row['ci_lower'])}, {cell(row['ci_upper'])}]"
-        rows.append(
+    measured = [row for row in document["metrics"] if row["n_pairs"]]
+    print_table(
+        "Paired",
+        ["metric", "users", "shadow", "difference", "interval", "pairs"],
+        [
             [
                 row["name"],
                 cell(row["shown"]),
                 cell(row["shadow"]),
                 cell(row["effect"]),
-                bounds if row["problem"] is None else row["problem"],
+                "" if row["problem"] else f"[{cell(row['ci_lower'])}, {cell(row['ci_upper'])}]",
                 f"{row['n_pairs']:,}",
             ]
-        )
-    print_table(
-        "Paired", ["metric", "users", "shadow", "difference", "interval", "pairs"], rows, note=_NOTE
+            for row in measured
+        ],
+        note=_NOTE,
     )
+    for row in measured:
+        if row["problem"]:
+            typer.echo(f"{row['name']}: {row['problem']}")
     if result.changes:
         print_table(
             "Changed intents",

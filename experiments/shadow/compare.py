@@ -224,7 +224,7 @@ def compare(found: Iterable[Pair], *, alpha: float = 0.05) -> Comparison:
             agrees,
             latency.metric("latency_s", alpha),
             ratio,
-            tokens.metric("completion_tokens", alpha),
+            tokens.metric("tokens", alpha),
         ),
         changes=tuple(
             (shown, shadow, n)

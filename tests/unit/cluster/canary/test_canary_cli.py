@@ -59,6 +59,8 @@ def test_history_has_every_decision_and_replays_it(
     (row,) = document["decisions"]
     assert (row["action"], row["seconds_to_apply"], document["faults"]) == ("roll_back", 1.5, [])
     assert row["seconds_to_detect"] == 3.0
+    assert run(["canary", "history", "exp"]) == 0
+    assert "roll_back to 0 %, detected in 3.0 s, in force 1.5 s later\n" in capsys.readouterr().out
     path = Path(row["evidence"])
     path.write_text(
         path.read_text(encoding="utf-8").replace('"roll_back"', '"pause"'), encoding="utf-8"

@@ -97,7 +97,7 @@ def test_both_variants_are_compared_on_the_same_requests(
     latency, ratio = found["latency_s"], found["latency_ratio"]
     assert latency["ci_lower"] < 0.5 < latency["ci_upper"]
     assert latency["ci_lower"] > 0.4
-    assert "differ by the same amount" in found["completion_tokens"]["problem"]
+    assert "differ by the same amount" in found["tokens"]["problem"]
     assert ratio["ci_lower"] < 1.5 < ratio["ci_upper"] < 1.6
     valid = found["valid_answers"]
     assert (valid["shown"], valid["shadow"], valid["effect"]) == (1, 1, 0)
@@ -105,6 +105,7 @@ def test_both_variants_are_compared_on_the_same_requests(
     shown = capsys.readouterr().out
     assert "candidate (222222222222) beside stable (abababababab)" in shown
     assert "intent_agreement" in shown
+    assert "tokens: all sessions differ by the same amount" in shown
 
 
 def test_failed_and_broken_copies_count_where_they_belong(
