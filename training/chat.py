@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from training.answer_tokens import intent_opening
 from training.contract import system_prompt
 from training.data.generator import Message
 from training.tokenizer import BOS, EOT, HEADER_END, HEADER_START, special_id
 
 ASSISTANT = "assistant"
 SYSTEM = "system"
-
-_INTENT_OPENING = '{"intent":"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +43,12 @@ class ChatEncoder:
         # What follows the prompt in a system message merges with its last piece, the full stop.
         self.shared_ids: tuple[int, ...] = self.system_ids[:-2]
         """What every conversation begins with."""
+        self.around_ids: tuple[int, ...] = (
+            *self.system_ids,
+            *self._message("user", ""),
+            *self._header(ASSISTANT),
+        )
+        """What stands around a single message; the answer follows."""
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text; nothing in it becomes a special token."""
@@ -87,6 +92,15 @@ class ChatEncoder:
                 return encoded
         raise ValueError(f"The last turn does not fit into {max_tokens} tokens: {messages[-2]!r}")
 
+    def opening_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return everything before the last question of a conversation.
+
+        Args:
+            messages: As for `encode`.
+        """
+        opening, turns = self._opening(messages)
+        return (*opening, *(t for m in turns[:-2] for t in self._message(m.role, m.content)))
+
     def encode_intent(self, text: str, intent: str) -> Encoded:
         """Return the exercise of naming the intent of one message, as the answer begins.
 
@@ -95,13 +109,13 @@ class ChatEncoder:
             intent: Its intent.
         """
         question = [*self.system_ids, *self._message("user", text), *self._header(ASSISTANT)]
-        # Cut out of the whole text: what stands at the border decides how it is split.
-        before = self.text_ids(_INTENT_OPENING)
-        named = self.text_ids(f'{_INTENT_OPENING}{intent}","')
-        if named[: len(before)] != before:
-            raise ValueError(f"The tokenizer joins the opening of the answer and {intent!r}")
-        learn = [False] * (len(question) + len(before)) + [True] * (len(named) - len(before))
-        return Encoded(ids=(*question, *named), learn=tuple(learn))
+        learn = [False] * len(question) + [True]
+        return Encoded(ids=(*question, self.intent_id(intent)), learn=tuple(learn))
+
+    def intent_id(self, intent: str) -> int:
+        """Return the token with which an answer of this intent begins."""
+        (token,) = self.text_ids(intent_opening(intent))
+        return token
 
     def _opening(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], Sequence[Message]]:
         if messages[0].role != SYSTEM:

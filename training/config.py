@@ -69,6 +69,11 @@ class OptimConfig(_Config):
     n_steps: Annotated[int, Field(gt=0)]
     n_intent_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the start that learn to name intents only: five times as many phrases per second."""
+    answer_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Whole answers are learnt in every so many of them as well; 0: in none."""
+    opening_percent: Annotated[int, Field(ge=0, le=100)] = 50
+    """Share of steps whose single messages come after an inventory or earlier turns: a whole batch
+    after the same, which costs no more than one."""
     batch_size: Annotated[int, Field(gt=0)] = 8
     """Conversations in one step."""
     intent_batch_size: Annotated[int, Field(gt=0)] = 24

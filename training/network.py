@@ -44,26 +44,6 @@ def build_network(config: TrainConfig) -> LlamaForCausalLM:
     return LlamaForCausalLM(llama).to(torch.float32)
 
 
-def begin_as_bag(network: LlamaForCausalLM, embeddings: Tensor) -> None:
-    """Make an untrained network start as a bag of tokens with the given embeddings.
-
-    Queries are zero, so that attention averages; only the first attention writes to the residual
-    stream. What the other parts add, they learn, and from a function that is already good: without
-    this the network had forgotten the embeddings before it could use them.
-
-    Args:
-        network: Untrained.
-        embeddings: Of all tokens, (vocab_size, hidden_size).
-    """
-    with torch.no_grad():
-        network.model.embed_tokens.weight.copy_(embeddings)
-        for depth, layer in enumerate(network.model.layers):
-            layer.self_attn.q_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-            if depth:
-                layer.self_attn.o_proj.weight.zero_()
-
-
 def load_weights(network: LlamaForCausalLM, base: BaseConfig) -> None:
     """Start from the weights of another training.
 

@@ -35,6 +35,9 @@ Report = Callable[[str], None]
 MAX_MEASURED = 600
 """Held-out conversations that a training answers; `carril eval run` measures on all suites."""
 
+_MAX_OPENINGS = 6_000
+_MAX_OPENING_TOKENS = 256
+
 
 def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     """Do everything below `out_dir` and return the manifest of the finished model.
@@ -116,7 +119,11 @@ def _train(
         answers=[encoder.encode(c.messages, max_tokens=limit) for c in learnt],
         intents=[encoder.encode_intent(p.text, p.intent) for p in said],
         prefix=encoder.shared_ids,
+        system_ids=encoder.system_ids,
+        openings=_openings(encoder, learnt),
         bags=[(encoder.text_ids(p.text), number[p.intent]) for p in said],
+        around=encoder.around_ids,
+        label_ids=[encoder.intent_id(name) for name in number],
         pieces=[tokenizer.decode([i]) for i in range(config.tokenizer.vocab_size)],
     )
 
@@ -129,6 +136,12 @@ def _train(
     result = train(config, data, out_dir=out_dir, on_progress=on_progress)
     save_network(result.network, out_dir / "hf")
     return result
+
+
+def _openings(encoder: ChatEncoder, learnt: Sequence[Learnt]) -> list[tuple[int, ...]]:
+    """Return what stands before the last message in those conversations that have something."""
+    before = (encoder.opening_ids(c.messages) for c in learnt[:_MAX_OPENINGS])
+    return [ids for ids in before if len(encoder.system_ids) < len(ids) <= _MAX_OPENING_TOKENS]
 
 
 def _export(

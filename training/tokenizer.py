@@ -1,11 +1,13 @@
 """A byte-level BPE tokenizer that llama.cpp reproduces token for token."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from training.answer_tokens import answer_tokens
 from training.config import TokenizerConfig
 from training.contract import system_prompt
 from training.data.catalog import Split
@@ -72,13 +74,18 @@ def _train(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    fixed = [AddedToken(text, special=False, normalized=False) for text in answer_tokens()]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(fixed),
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    between = re.compile("|".join(map(re.escape, answer_tokens())))
+    tokenizer.train_from_iterator(
+        (part for text in corpus for part in between.split(text)), trainer
+    )
+    tokenizer.add_tokens(fixed)
     learnt = tokenizer.get_vocab_size()
     if learnt != vocab_size:
         raise TrainingError(f"The corpus gives {learnt} tokens, vocab_size asks for {vocab_size}")

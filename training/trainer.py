@@ -16,16 +16,17 @@ from transformers import LlamaForCausalLM
 from training.batches import Batch, BatchPlan
 from training.chat import Encoded
 from training.config import OptimConfig, TrainConfig
+from training.data.stream import Stream
 from training.errors import TrainingError
 from training.network import (
     batch_loss,
-    begin_as_bag,
     build_network,
     count_learnt,
     load_weights,
     make_deterministic,
 )
-from training.warm_start import bag_of_tokens_embeddings
+from training.warm_start import train_bag_of_tokens
+from training.wiring import can_be_wired, layout, token_codes, wire
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,18 @@ class TrainingSet(NamedTuple):
     """Single messages with the intent to name."""
     prefix: tuple[int, ...]
     """Token ids that open all of them."""
+    system_ids: tuple[int, ...] = ()
+    """What single messages open with."""
+    openings: Sequence[tuple[int, ...]] = ()
+    """Other openings for them: inventories and earlier turns."""
     bags: Sequence[tuple[Sequence[int], int]] = ()
     """Token ids of single messages and the number of their intent, to start embeddings from."""
+    around: Sequence[int] = ()
+    """Token ids of prompt and markup around each of them; the answer follows the last one."""
+    label_ids: Sequence[int] = ()
+    """Token of each intent."""
     pieces: Sequence[str] = ()
-    """Text of every token, for the same."""
+    """Text of every token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +120,7 @@ def train(
     elif config.base is not None:
         load_weights(network, config.base)
     elif data.bags and config.optim.warm_start_epochs:
-        messages, labels = zip(*data.bags, strict=True)
-        embeddings = bag_of_tokens_embeddings(
-            messages,
-            labels,
-            pieces=data.pieces,
-            width=config.model.hidden_size,
-            n_epochs=config.optim.warm_start_epochs,
-            seed=config.seed,
-        )
-        begin_as_bag(network, embeddings)
+        _begin_with_skills(network, data, config)
     batches = _StepBatches(data, config)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
@@ -155,6 +155,30 @@ def train(
     )
 
 
+def _begin_with_skills(network: LlamaForCausalLM, data: TrainingSet, config: TrainConfig) -> None:
+    """Start as a bag of tokens that can copy; what is trained first takes a minute."""
+    if not can_be_wired(network):
+        logger.info("The network has other heads than a wired start needs: it begins at random")
+        return
+    messages, labels = zip(*data.bags, strict=True)
+    bag = train_bag_of_tokens(
+        messages,
+        labels,
+        around=data.around,
+        pieces=data.pieces,
+        codes=token_codes(
+            config.tokenizer.vocab_size, hidden_size=config.model.hidden_size, seed=config.seed
+        ),
+        n_values=layout(config.model.hidden_size).values.stop,
+        norm_eps=config.model.norm_eps,
+        n_epochs=config.optim.warm_start_epochs,
+        seed=config.seed,
+    )
+    wire(network, bag.embeddings, seed=config.seed)
+    with torch.no_grad():
+        network.lm_head.weight[list(data.label_ids)] = bag.head
+
+
 def mean_loss(
     network: LlamaForCausalLM,
     examples: Sequence[Encoded],
@@ -180,25 +204,52 @@ class _LoopState:
     losses: list[float] = field(default_factory=list)
 
 
+class _Exercise(NamedTuple):
+    """A batch and the token ids with which all of it begins."""
+
+    batch: Batch
+    prefix: tuple[int, ...]
+
+
 class _StepBatches:
-    """Which batches a step learns from: intents always, whole answers after the first steps."""
+    """Which batches a step learns from: intents always, whole answers in some or all steps."""
 
     def __init__(self, data: TrainingSet, config: TrainConfig) -> None:
-        self.prefix = data.prefix
-        self._n_intent_steps = config.optim.n_intent_steps
+        self._data = data
+        self._optim = config.optim
+        self._seed = config.seed
         sizes = (config.optim.intent_batch_size, config.optim.batch_size)
         self._intents, self._answers = (
             BatchPlan(examples, batch_size=size, seed=config.seed, pad_id=0)
             for examples, size in zip((data.intents, data.answers), sizes, strict=True)
         )
 
-    def at(self, step: int) -> list[Batch]:
+    def at(self, step: int) -> list[_Exercise]:
         """Return the batches of a step; the loss of the last one is what is reported."""
-        answers = [] if step < self._n_intent_steps else [self._answer_batch(step)]
-        return [self._intents.batch(step), *answers]
+        exercises = [self._intent_exercise(step)]
+        n_before = self._n_answer_batches(step)
+        if self._n_answer_batches(step + 1) > n_before:
+            exercises.append(_Exercise(self._answers.batch(n_before), self._data.prefix))
+        return exercises
 
-    def _answer_batch(self, step: int) -> Batch:
-        return self._answers.batch(step - self._n_intent_steps)
+    def _intent_exercise(self, step: int) -> _Exercise:
+        batch, plain = self._intents.batch(step), self._data.system_ids
+        stream = Stream("opening", self._seed, step)
+        if not self._data.openings or not stream.percent(self._optim.opening_percent):
+            return _Exercise(batch, self._data.prefix)
+        opening = stream.choice(self._data.openings)
+        moved = Batch(
+            ids=[[*opening, *ids[len(plain) :]] for ids in batch.ids],
+            learn=[[False] * len(opening) + learn[len(plain) :] for learn in batch.learn],
+            n_tokens=batch.n_tokens + len(opening),
+        )
+        return _Exercise(moved, opening)
+
+    def _n_answer_batches(self, step: int) -> int:
+        """Return how many batches of answers come before a step."""
+        first, every = self._optim.n_intent_steps, self._optim.answer_every_steps
+        early = min(step, first) // every if every else 0
+        return early + max(0, step - first)
 
 
 def _train_step(
@@ -213,7 +264,7 @@ def _train_step(
     chosen = batches.at(state.step)
     reduced = config.precision == "bfloat16"
     with torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=reduced):
-        losses = [batch_loss(network, b, prefix=batches.prefix) / count_learnt(b) for b in chosen]
+        losses = [batch_loss(network, b, prefix=p) / count_learnt(b) for b, p in chosen]
     value = float(losses[-1].detach())
     if not math.isfinite(value):
         raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
@@ -222,7 +273,7 @@ def _train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    state.tokens_seen += sum(b.n_tokens for b in chosen)
+    state.tokens_seen += sum(b.n_tokens for b, _ in chosen)
     state.losses.append(value)
 
 

@@ -10,6 +10,7 @@ section 3.2). The network starts as that classifier: see `network.begin_as_bag`.
 
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,70 +18,89 @@ from torch.nn import functional
 
 from training.data.stream import Stream
 
-EMBEDDING_STD = 0.05
-"""Spread of the returned embeddings; normalisation in the network makes it uncritical."""
-
 _BATCH = 1024
 _RATE = 3e-3
 _TOKEN_DROPOUT = 0.2
 """Share of tokens left out at random, so that no single word decides."""
 _LABEL_SMOOTHING = 0.05
-_SCALE = 3.0
-"""Of the averaged embedding before the classifier."""
 _GRAM_LENGTHS = (3, 4, 5)
 _WORD_START = "<"
 
 
-def bag_of_tokens_embeddings(
+class BagOfTokens(NamedTuple):
+    """A classifier that averages token embeddings, as a wired network computes it."""
+
+    embeddings: Tensor
+    """Of all tokens, (n_tokens, width) float32."""
+    head: Tensor
+    """Of the classes, (n_classes, width) float32, applied to the normalised average."""
+
+
+def train_bag_of_tokens(
     messages: Sequence[Sequence[int]],
     labels: Sequence[int],
     *,
+    around: Sequence[int],
     pieces: Sequence[str],
-    width: int,
+    codes: Tensor,
+    n_values: int,
+    norm_eps: float,
     n_epochs: int,
     seed: int,
-) -> Tensor:
-    """Return token embeddings that tell the labels apart, (n_tokens, width) float32.
+) -> BagOfTokens:
+    """Return token embeddings that tell the labels apart, and the classifier that reads them.
 
     Args:
         messages: Token ids of each message, at least one each.
         labels: Class of each message, from 0.
+        around: Token ids that stand around every message: prompt and markup; the last one is the
+            position that answers.
         pieces: Text of each token, a leading space where a word begins.
-        width: Dimensions of an embedding.
+        codes: The rest of the embeddings, (n_tokens, width) float32, zero in the first `n_values`.
+        n_values: How many dimensions, the first, are learnt and averaged.
+        norm_eps: Of the root mean square normalisation.
         n_epochs: Passes over the messages.
         seed: Seed of initial values, order and dropout.
     """
     generator = torch.Generator().manual_seed(seed)
     grams, offsets, n_grams = _gram_table(pieces)
     counts = torch.diff(offsets, append=torch.tensor([len(grams)])).clamp(min=1)
-    own = torch.nn.Parameter(torch.empty(len(pieces), width))
-    shared = torch.nn.Parameter(torch.empty(max(1, n_grams), width))
-    head = torch.nn.Linear(width, max(labels) + 1)
+    width = codes.shape[1]
+    own = torch.nn.Parameter(torch.empty(len(pieces), n_values))
+    shared = torch.nn.Parameter(torch.empty(max(1, n_grams), n_values))
+    head = torch.nn.Parameter(torch.empty(max(labels) + 1, n_values))
     with torch.no_grad():
-        for weight, std in ((own, 0.02), (shared, 0.02), (head.weight, width**-0.5)):
+        for weight, std in ((own, 0.02), (shared, 0.02), (head, n_values**-0.5)):
             weight.normal_(0.0, std, generator=generator)
-        head.bias.zero_()
+    fixed = torch.tensor(around)
+    room = (0, width - n_values)
 
     def embeddings() -> Tensor:
         total = functional.embedding_bag(grams, shared, offsets, mode="sum")
-        return own + total / counts.sqrt().unsqueeze(1)
+        return codes + functional.pad(own + total / counts.sqrt().unsqueeze(1), room)
 
-    optimizer = torch.optim.Adam([own, shared, *head.parameters()], lr=_RATE)
+    def logits(ids: Tensor, starts: Tensor, n_tokens: Tensor) -> Tensor:
+        vectors = embeddings()
+        values = functional.rms_norm(vectors, (width,), eps=norm_eps)[:, :n_values]
+        total = functional.embedding_bag(ids, values, starts, mode="sum")
+        average = (total + values[fixed].sum(0)) / (n_tokens + len(fixed)).unsqueeze(1)
+        hidden = functional.pad(average, room) + vectors[fixed[-1]]
+        return functional.linear(
+            functional.rms_norm(hidden, (width,), eps=norm_eps), functional.pad(head, room)
+        )
+
+    optimizer = torch.optim.Adam([own, shared, head], lr=_RATE)
     batches = [b for e in range(n_epochs) for b in _epoch(len(messages), seed=seed, epoch=e)]
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = _RATE * (1 - step / len(batches))
-        ids, starts = _bags([messages[i] for i in batch], generator)
-        bags = functional.embedding_bag(ids, embeddings(), starts, mode="mean")
+        bags = _bags([messages[i] for i in batch], generator)
         targets = torch.tensor([labels[i] for i in batch])
-        loss = functional.cross_entropy(
-            head(_SCALE * bags), targets, label_smoothing=_LABEL_SMOOTHING
-        )
+        loss = functional.cross_entropy(logits(*bags), targets, label_smoothing=_LABEL_SMOOTHING)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        result = embeddings()
-        return result * (EMBEDDING_STD / result.std())
+        return BagOfTokens(embeddings(), functional.pad(head, room))
 
 
 def character_grams(piece: str) -> list[str]:
@@ -109,7 +129,10 @@ def _epoch(n_messages: int, *, seed: int, epoch: int) -> list[list[int]]:
     return [order[at : at + _BATCH] for at in range(0, n_messages, _BATCH)]
 
 
-def _bags(messages: list[Sequence[int]], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _bags(
+    messages: list[Sequence[int]], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tokens that are kept, where each message's begin, and how many each has."""
     lengths = torch.tensor([len(m) for m in messages])
     ids = torch.tensor([token for m in messages for token in m])
     owner = torch.repeat_interleave(torch.arange(len(messages)), lengths)
@@ -118,4 +141,4 @@ def _bags(messages: list[Sequence[int]], generator: torch.Generator) -> tuple[Te
     kept[first] = True  # no bag may be empty
     counts = torch.zeros(len(messages), dtype=torch.int64).index_add_(0, owner, kept.long())
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)[:-1]])
-    return ids[kept], starts
+    return ids[kept], starts, counts

@@ -59,6 +59,9 @@ class DataConfig(BaseModel):
     """Share of conversations with 3 to 10 turns; the others have one."""
     inventory_percent: Annotated[int, Field(ge=0, le=100)] = 20
     """Share of prompts with inventory rows, from which prices, years and models are answered."""
+    tour_percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Share of prompts with inventory in which the customer asks about one row after another: the
+    answers differ in nothing but what is copied, so copying is what is learnt."""
     lost_words_percent: Annotated[int, Field(ge=0, lt=100)] = 8
     """Share of words left out of single messages (`phrases`), so that no one word decides."""
     decorate_percent: Annotated[int, Field(ge=0, le=100)] = 35
@@ -145,6 +148,13 @@ class _Generator:
             for follower in spec.next:
                 self._previous[follower].append(name)
         self._train_patterns = {name: self._patterns_for_training(name) for name in catalog.intents}
+        self._about_a_row = [
+            pattern
+            for name, patterns in self._train_patterns.items()
+            if catalog.replies[name].grounded
+            for pattern in patterns
+            if {"veh", "model"} & set(slots_of(pattern.text))
+        ]
 
     def conversations(self, split: Split) -> Iterator[Conversation]:
         if split is Split.TRAIN:
@@ -184,8 +194,12 @@ class _Generator:
     def _conversation(self, split: Split, index: int, pattern: Pattern) -> Conversation:
         stream = self._root.child(split, index)
         vehicles = self._bind_vehicles(stream.child("vehicles"))
+        said = self._say(pattern, vehicles, stream.child("turn"))
+        rows = self._rows(said, stream.child("rows"))
         turns: list[Message] = []
-        if stream.percent(self._config.history_percent):
+        if rows and stream.percent(self._config.tour_percent):
+            turns = self._tour(rows, stream.child("tour"))
+        elif stream.percent(self._config.history_percent):
             # Applications send their history as JSON or, with the text model, as plain text.
             as_json = stream.percent(50)
             for turn, earlier in enumerate(self._history(pattern, stream.child("history"))):
@@ -194,8 +208,6 @@ class _Generator:
                 content = answer.to_compact_json() if as_json else answer.response
                 turns += [Message(role="user", content=said.text)]
                 turns += [Message(role="assistant", content=content)]
-        said = self._say(pattern, vehicles, stream.child("turn"))
-        rows = self._rows(said, stream.child("rows"))
         answer = self._answer(said, rows, stream.child("answer"))
         opening = []
         if rows:
@@ -213,6 +225,21 @@ class _Generator:
             messages=(*opening, *turns),
             inventory=rows,
         )
+
+    def _tour(self, rows: tuple[Unit, ...], stream: Stream) -> list[Message]:
+        """Return questions about single rows, with the answers that the rows give."""
+        turns: list[Message] = []
+        for turn in range(1 + stream.below(4)):
+            unit, part = stream.choice(rows), stream.child(turn)
+            vehicles = self._bind_vehicles(part.child("vehicles"))
+            vehicles |= {"make": unit.make, "model": unit.model, "year": str(unit.year)}
+            said = self._say(stream.choice(self._about_a_row), vehicles, part.child("said"))
+            answer = self._answer(said, rows, part.child("answer"))
+            turns += [
+                Message(role="user", content=said.text),
+                Message(role="assistant", content=answer.to_compact_json()),
+            ]
+        return turns
 
     def _history(self, last: Pattern, stream: Stream) -> list[Pattern]:
         """Walk backwards over intents that lead to one another, with training patterns only."""

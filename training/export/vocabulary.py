@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
+from training.answer_tokens import answer_tokens
 from training.contract import chat_template
 from training.errors import ExportError
 from training.tokenizer import BOS, EOT, GGUF_PRE, LLAMA_BPE_SPLIT, SPECIAL_TOKENS, special_id
@@ -68,12 +69,11 @@ class GgufVocabulary:
 def profile_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
     """Return the vocabulary of a tokenizer of ours, with the profile's chat template."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    special = set(SPECIAL_TOKENS)
+    kinds = {token: TokenType.CONTROL for token in SPECIAL_TOKENS}
+    kinds |= {token: TokenType.USER_DEFINED for token in answer_tokens()}
     return GgufVocabulary(
         tokens=tuple(token for token, _ in vocabulary),
-        types=tuple(
-            TokenType.CONTROL if token in special else TokenType.NORMAL for token, _ in vocabulary
-        ),
+        types=tuple(kinds.get(token, TokenType.NORMAL) for token, _ in vocabulary),
         merges=_merges(json.loads(tokenizer.to_str())["model"]),
         pre=GGUF_PRE,
         bos_id=special_id(tokenizer, BOS),
