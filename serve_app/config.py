@@ -26,6 +26,14 @@ from pydantic import (
 )
 
 from experiments.analysis.declaration import ExperimentDeclaration
+from experiments.assignment.declaration import (
+    AttributeDeclaration,
+    HoldoutDeclaration,
+    LayerDeclaration,
+    check_candidates,
+    rules_of,
+)
+from experiments.assignment.rules import Rules
 from experiments.events.records import FeedbackDirection, FeedbackKind, FeedbackLevel
 from experiments.feedback.metrics import BUILT_IN, MetricSpec
 from serve_app.errors import ConfigError
@@ -67,7 +75,10 @@ class ServedModelConfig(StrictModel):
     """A name that clients put into `model`."""
 
     experiment: Name | None = None
-    """Experiment that picks the variant. Exactly one of `experiment` and `variant` is given."""
+    """Experiment that picks the variant. Exactly one of `experiment`, `experiments` and `variant`
+    is given."""
+    experiments: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    """Experiments that share a layer: the one whose part of it a unit is in picks the variant."""
     variant: Name | None = None
     """Variant that always answers."""
     content: Literal["json", "text"] = "json"
@@ -76,9 +87,14 @@ class ServedModelConfig(StrictModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        if (self.experiment is None) == (self.variant is None):
-            raise ValueError("give exactly one of 'experiment' and 'variant'")
+        if sum(x is not None for x in (self.experiment, self.experiments, self.variant)) != 1:
+            raise ValueError("give exactly one of 'experiment', 'experiments' and 'variant'")
         return self
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Experiments that may pick the variant."""
+        return (self.experiment,) if self.experiment is not None else self.experiments or ()
 
 
 class VariantConfig(StrictModel):
@@ -331,6 +347,12 @@ class GatewayConfig(StrictModel):
     models: dict[str, ServedModelConfig]
     variants: dict[Name, VariantConfig]
     experiments: dict[Name, ExperimentConfig] = {}
+    layers: dict[Name, LayerDeclaration] = {}
+    """Units shared out between experiments, so that none is in two of them."""
+    holdout: HoldoutDeclaration | None = None
+    """Units that no experiment touches."""
+    attributes: dict[Name, AttributeDeclaration] = {}
+    """What experiments may choose their units by."""
     shadow: dict[Name, ShadowConfig] = {}
     """Shadow traffic by the name under which `carril exp shadow` compares it."""
     cache: CacheConfig = CacheConfig()
@@ -349,11 +371,13 @@ class GatewayConfig(StrictModel):
         for name, model in self.models.items():
             if not _SERVED_MODEL.fullmatch(name):
                 raise ValueError(f"models: {name!r} is no valid name for a served model")
-            if model.experiment is not None and model.experiment not in self.experiments:
-                raise ValueError(
-                    f"models.{name}.experiment: unknown experiment {model.experiment!r}; "
-                    f"configured: {sorted(self.experiments)}"
-                )
+            key = "experiment" if model.experiments is None else "experiments"
+            for experiment_name in model.candidates:
+                if experiment_name not in self.experiments:
+                    raise ValueError(
+                        f"models.{name}.{key}: unknown experiment {experiment_name!r}; "
+                        f"configured: {sorted(self.experiments)}"
+                    )
             if model.variant is not None and model.variant not in self.variants:
                 raise ValueError(
                     f"models.{name}.variant: unknown variant {model.variant!r}; configured: {known}"
@@ -371,6 +395,12 @@ class GatewayConfig(StrictModel):
                     f"experiments.{name}: unknown feedback metrics {unknown}; declared: "
                     f"{sorted(self.feedback.specs)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _assignment(self) -> Self:
+        for name, model in self.models.items():
+            check_candidates(f"models.{name}.experiments", model.candidates, self.rules)
         return self
 
     @model_validator(mode="after")
@@ -413,6 +443,16 @@ class GatewayConfig(StrictModel):
             if experiment.control == variant:
                 return f"experiments.{name}.control"
         return None
+
+    @cached_property
+    def rules(self) -> dict[str, Rules]:
+        """Who takes part in each experiment and what they get."""
+        return rules_of(
+            self.experiments,
+            layers=self.layers,
+            attributes=self.attributes,
+            holdout=self.holdout,
+        )
 
     @cached_property
     def config_hash(self) -> str:

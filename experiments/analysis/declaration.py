@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric
-from experiments.assignment import Allocation
+from experiments.assignment.declaration import SplitDeclaration
 from experiments.decision.evidence import MetricRole, ScoreItem
 from experiments.decision.policy import Policy
 from experiments.feedback.metrics import BUILT_IN
@@ -180,19 +180,9 @@ def check_steps(steps: Sequence[Decimal]) -> None:
         raise ValueError(f"steps are [{shown}]; the smallest difference is 0.01 percent")
 
 
-class ExperimentDeclaration(Strict):
+class ExperimentDeclaration(Strict, SplitDeclaration):
     """One experiment: the split, and what it is to show."""
 
-    unit: Literal["session"] = "session"
-    """Randomisation unit."""
-    version: int = Field(default=1, ge=1)
-    """Raise it for a new phase with new units; part of the exposure key."""
-    salt: str = Field(min_length=1, max_length=128)
-    """Seed of the split. Another salt reshuffles every unit."""
-    control: str
-    """Variant of units that are not enrolled, and the reference of every comparison."""
-    allocation: dict[str, Decimal]
-    """Percent of units per variant, in steps of 0.01, adding up to 100."""
     hypothesis: str = Field(default="", max_length=500)
     """What is expected, and why; shown in the report."""
     metrics: dict[MetricName, MetricDeclaration] = DEFAULT_METRICS
@@ -202,11 +192,6 @@ class ExperimentDeclaration(Strict):
     decision: DecisionDeclaration = DecisionDeclaration()
     canary: CanaryDeclaration | None = None
     """How the treatment's share is raised by itself; the defaults if absent."""
-
-    @model_validator(mode="after")
-    def _check_allocation(self) -> Self:
-        self.to_allocation()
-        return self
 
     @model_validator(mode="after")
     def _check_metrics(self) -> Self:
@@ -228,10 +213,6 @@ class ExperimentDeclaration(Strict):
         if len(set(scores)) != len(scores):
             raise ValueError("two metrics have the same place in the score")
         return self
-
-    def to_allocation(self) -> Allocation:
-        """Return the validated split."""
-        return Allocation.from_percent(self.allocation, control=self.control)
 
     def feedback_metrics(self) -> set[str]:
         """Return the feedback metrics that must be declared for this experiment."""

@@ -26,11 +26,11 @@ SELECT variant, tenant, COALESCE(unit, inference_id), finished_at, status, inten
     model_sha256
 FROM outcomes
 WHERE finished_at >= :since AND finished_at < :until
-    AND status <> 'aborted' AND exposure NOT IN ('pinned', 'shadow')
+    AND status <> 'aborted' AND exposure NOT IN ('pinned', 'override', 'shadow')
 """
-"""Cached answers count for what they say, not for what they cost. Pinned requests are somebody's
-tests, nobody saw the answers of a shadow, and requests that the client gave up say nothing about
-the answer."""
+"""Cached answers count for what they say, not for what they cost. Pinned and overridden requests
+are somebody's tests, nobody saw the answers of a shadow, and requests that the client gave up say
+nothing about the answer."""
 
 _VOTES = """
 WITH ranked AS (
@@ -42,7 +42,7 @@ WITH ranked AS (
 )
 SELECT o.variant, o.tenant, COALESCE(o.unit, o.inference_id), r.received_at, r.value
 FROM ranked AS r JOIN outcomes AS o ON o.inference_id = r.target AND o.tenant = r.tenant
-WHERE r.place = 1 AND r.received_at >= :since AND o.exposure NOT IN ('pinned', 'shadow')
+WHERE r.place = 1 AND r.received_at >= :since AND o.exposure NOT IN ('pinned', 'override', 'shadow')
 """
 
 _CLOSED = """
@@ -53,7 +53,7 @@ SELECT variant, MAX(finished_at) AS ended_at, EXISTS (
 )
 FROM outcomes AS o
 WHERE unit IS NOT NULL AND finished_at >= :since AND finished_at < :until
-    AND exposure NOT IN ('pinned', 'shadow') AND status <> 'aborted'
+    AND exposure NOT IN ('pinned', 'override', 'shadow') AND status <> 'aborted'
 GROUP BY variant, tenant, unit
 HAVING ended_at < :closed_before
 """

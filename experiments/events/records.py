@@ -15,9 +15,11 @@ place in the log, in the tables only.
 """
 
 CacheState = Literal["hit", "miss", "join", "bypass"]
-ExposureState = Literal["enrolled", "none", "pinned", "shadow"]
-"""`shadow` is the answer to a copy of a request, which nobody saw: `request_id` is then the
-inference id of the answer that was seen, and `experiment` the name of the shadow."""
+ExposureState = Literal["enrolled", "none", "pinned", "override", "holdout", "shadow"]
+"""Only `enrolled` units were assigned by chance and are compared. `override` and `holdout` name the
+experiment that the unit is kept out of. `shadow` is the answer to a copy of a request, which nobody
+saw: `request_id` is then the inference id of the answer that was seen, and `experiment` the name of
+the shadow."""
 OutcomeStatus = Literal["ok", "error", "aborted"]
 FeedbackKind = Literal["boolean", "float", "integer", "category", "comment"]
 FeedbackLevel = Literal["inference", "episode"]

@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.assignment import Allocation, Assignment, assign
+from experiments.assignment import Assignment
+from experiments.assignment.rules import Reason, Rules, choose
+from experiments.assignment.targeting import NOTHING_GIVEN, Given
 from experiments.events.records import ExposureState
 from serve_app.config import GatewayConfig
 from serve_app.errors import ModelNotFound
 from serve_app.gateway.unit import Unit
+
+_EXPOSURES: dict[Reason, ExposureState] = {
+    Reason.ASSIGNED: "enrolled",
+    Reason.OVERRIDE: "override",
+    Reason.HOLDOUT: "holdout",
+}
+"""Of the reasons that the log tells apart; the others are units like those of no experiment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +31,8 @@ class Decision:
     version: int | None = None
     unit: str | None = None
     assignment: Assignment | None = None
+    reason: Reason | None = None
+    """Why the unit got it, where an experiment had a say."""
 
 
 class Policy:
@@ -29,8 +40,9 @@ class Policy:
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
-        self._allocations: dict[str, Allocation] = {
-            name: experiment.to_allocation() for name, experiment in config.experiments.items()
+        self._candidates: dict[str, list[Rules]] = {
+            name: [config.rules[experiment] for experiment in model.candidates]
+            for name, model in config.models.items()
         }
 
     @property
@@ -38,12 +50,13 @@ class Policy:
         """Names that clients may ask for."""
         return list(self._config.models)
 
-    def decide(self, model: str, unit: Unit | None) -> Decision:
+    def decide(self, model: str, unit: Unit | None, given: Given = NOTHING_GIVEN) -> Decision:
         """Choose the variant.
 
         Args:
             model: Served model, or `served-model@variant` to pin a variant.
             unit: Unit of the request; without one, control answers and nothing is enrolled.
+            given: What the request says about itself, for experiments that choose their units.
 
         Raises:
             ModelNotFound: If the served model or the pinned variant is not configured.
@@ -64,29 +77,33 @@ class Policy:
             return Decision(
                 served_model=name, content=served.content, variant=pinned, exposure="pinned"
             )
-        if served.experiment is None:
+        candidates = self._candidates[name]
+        if not candidates:
             assert served.variant is not None  # noqa: S101 (the configuration has one of the two)
             return Decision(
                 served_model=name, content=served.content, variant=served.variant, exposure="none"
             )
-        experiment = self._config.experiments[served.experiment]
         if unit is None:
             return Decision(
                 served_model=name,
                 content=served.content,
-                variant=experiment.control,
+                variant=candidates[0].control,
                 exposure="none",
+                reason=Reason.NO_UNIT,
             )
-        assignment = assign(unit.id, self._allocations[served.experiment], salt=experiment.salt)
+        placement = choose(unit.id, candidates, given)
+        exposure = _EXPOSURES.get(placement.reason, "none")
+        experiment = None if exposure == "none" else placement.experiment
         return Decision(
             served_model=name,
             content=served.content,
-            variant=assignment.variant,
-            exposure="enrolled",
-            experiment=served.experiment,
-            version=experiment.version,
+            variant=placement.variant,
+            exposure=exposure,
+            experiment=experiment,
+            version=None if experiment is None else self._config.experiments[experiment].version,
             unit=unit.id,
-            assignment=assignment,
+            assignment=placement.assignment,
+            reason=placement.reason,
         )
 
     def _known(self) -> str:

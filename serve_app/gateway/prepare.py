@@ -6,6 +6,7 @@ from typing import Literal
 
 import orjson
 
+from experiments.assignment.targeting import Given
 from serve_app.config import GatewayConfig, LimitsConfig
 from serve_app.engines.protocol import GenerationRequest, Message, SamplingParams
 from serve_app.errors import InvalidField, UnsupportedParameter
@@ -181,7 +182,7 @@ def _decide(body: ChatBody | CompletionBody, inbound: Inbound, policy: Policy) -
         raise UnsupportedParameter("logit_bias is not supported by this server", "logit_bias")
     if body.stream_options is not None and not body.stream:
         raise InvalidField("stream_options needs stream to be true", "stream_options")
-    return policy.decide(body.model, unit)
+    return policy.decide(body.model, unit, Given(inbound.headers, body.metadata or {}))
 
 
 def _schema_of(response_format: ResponseFormat | None) -> str | None:

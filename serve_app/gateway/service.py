@@ -80,6 +80,8 @@ class Exchange:
             headers["x-carril-model"] = self.model_sha256[:12]
         if decision.experiment is not None:
             headers["x-carril-experiment"] = decision.experiment
+        if decision.reason is not None:
+            headers["x-carril-reason"] = decision.reason
         return headers
 
 
@@ -249,6 +251,8 @@ class Service:
         self._metrics.exposures.labels(
             decision.experiment or "", decision.variant, decision.exposure
         ).inc()
+        if decision.reason is not None:
+            self._metrics.assignments.labels(decision.served_model, decision.reason).inc()
 
     def _leave(self, exchange: Exchange, error: BaseException | None) -> None:
         """Count and record how the request ended. Called exactly once per `_enter`."""

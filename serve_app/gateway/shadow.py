@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from experiments.assignment import N_BUCKETS, bucket_of
-from experiments.events.records import CacheState, Outcome
+from experiments.events.records import CacheState, ExposureState, Outcome
 from serve_app.config import ShadowConfig
 from serve_app.engines.protocol import GenerationChunk
 from serve_app.errors import ClientError, DeadlineExceeded, EngineFailed, RequestError
@@ -27,6 +27,8 @@ from serve_app.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
 
+_BY_HAND: frozenset[ExposureState] = frozenset({"pinned", "override"})
+"""Somebody's tests, which say nothing about live traffic."""
 _BEHIND_S = 0.005
 """A copy starts this long after the answer, so that the answer's bytes leave first."""
 _NEW: frozenset[CacheState] = frozenset({"miss", "bypass"})
@@ -155,7 +157,7 @@ class ShadowTraffic:
 def _wanted(name: str, shadow: ShadowConfig, answered: Answered) -> bool:
     """Return whether a request is in a shadow's sample, the same for the same inference id."""
     job = answered.job
-    if job.decision.variant != shadow.of or job.decision.exposure == "pinned":
+    if job.decision.variant != shadow.of or job.decision.exposure in _BY_HAND:
         return False
     if answered.cache not in _NEW or not _comparable(answered.error):
         return False

@@ -102,8 +102,14 @@ class GatewayMetrics:
         )
         self.exposures = Counter(
             "carril_exposures",
-            "Requests by exposure: enrolled, none, pinned.",
+            "Requests by exposure: enrolled, none, pinned, override, holdout.",
             ("experiment", "variant", "exposure"),
+            registry=r,
+        )
+        self.assignments = Counter(
+            "carril_assignments",
+            "Requests that experiments had a say in, by why they got their variant.",
+            ("served_model", "reason"),
             registry=r,
         )
         self.shadow = Counter(

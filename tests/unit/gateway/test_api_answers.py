@@ -31,6 +31,7 @@ async def test_chat_answer_has_the_openai_shape_and_explains_itself(gateway: Gat
     assert explained == {
         "x-carril-variant": "candidate",
         "x-carril-exposure": "enrolled",
+        "x-carril-reason": "assigned",
         "x-carril-experiment": "okla-v1-v2",
         "x-carril-cache": "miss",
         "x-carril-config": gateway.config.config_hash,

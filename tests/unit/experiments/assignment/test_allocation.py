@@ -1,4 +1,4 @@
-"""Assignment: pure, sticky, monotone under ramps, fair."""
+"""Buckets and splits: pure, sticky, monotone under ramps, fair."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from experiments.assignment import (
     moved_units,
 )
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "assignment.json"
+GOLDEN = Path(__file__).parents[3] / "golden" / "assignment.json"
 
 
 def split(**percent: float) -> Allocation:
@@ -139,7 +139,7 @@ def test_another_process_gives_the_same_answers() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONHASHSEED": "4711", "PATH": ""},
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         capture_output=True,
         text=True,
         check=True,

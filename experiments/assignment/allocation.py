@@ -1,8 +1,8 @@
-"""Deterministic assignment of units to variants.
+"""How the buckets of an experiment are shared out between its variants.
 
 A unit's variant is a pure function of (salt, unit, allocation): the same on every replica, after
-every restart, and reproducible offline from the log. Units fall into 10,000 buckets by SHA-256.
-Treatments take buckets from the two ends, control keeps the middle:
+every restart, and reproducible offline from the log. Treatments take buckets from the two ends,
+control keeps the middle:
 
     bucket 0                                                        9999
     [ first treatment ->        control             <- second treatment ]
@@ -12,14 +12,23 @@ only, never back and never across. Further treatments follow the first one from 
 an earlier one of those shifts them, which `moved_units` shows before it happens.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from typing import NamedTuple
 
-N_BUCKETS = 10_000
-"""Buckets per experiment; one bucket is 0.01 percentage points of traffic."""
+from experiments.assignment.buckets import N_BUCKETS, Hash, variant_bucket
+
+
+class Layout(StrEnum):
+    """Where variants have their buckets."""
+
+    ENDS = "ends"
+    """Treatments from both ends, control in the middle."""
+    CUMULATIVE = "cumulative"
+    """One after the other from 0, control first, then treatments by name: GrowthBook's, where the
+    variations are listed in that order. With several treatments a ramp moves units between them."""
 
 
 class Range(NamedTuple):
@@ -48,7 +57,11 @@ class Allocation:
 
     @classmethod
     def from_percent(
-        cls, percent: Mapping[str, Decimal | float | int], *, control: str
+        cls,
+        percent: Mapping[str, Decimal | float | int],
+        *,
+        control: str,
+        layout: Layout = Layout.ENDS,
     ) -> "Allocation":
         """Lay out a split.
 
@@ -57,6 +70,7 @@ class Allocation:
                 Treatments are laid out by name: the order in a file must not decide, since tools
                 that compare configurations do not see it.
             control: Name of the control variant, one of the keys.
+            layout: Where variants have their buckets.
 
         Raises:
             ValueError: If the weights are negative, too fine, do not add up, or control is absent.
@@ -68,57 +82,41 @@ class Allocation:
             total = Decimal(sum(sizes.values())) / 100
             raise ValueError(f"weights add up to {total.normalize():f} %, not to 100 %")
         treatments = sorted(name for name in sizes if name != control)
-        left, right = 0, N_BUCKETS
-        ranges = []
-        for position, name in enumerate(treatments):
-            if position == 1:
-                ranges.append(Range(right - sizes[name], right, name))
-                right -= sizes[name]
-            else:
-                ranges.append(Range(left, left + sizes[name], name))
-                left += sizes[name]
-        ranges.append(Range(left, right, control))
+        if layout is Layout.CUMULATIVE:
+            ranges = _in_a_row(sizes, [control, *treatments])
+        else:
+            ranges = _from_the_ends(sizes, control, treatments)
         return cls(tuple(sorted(r for r in ranges if r.end > r.start)), control)
+
+    def range_at(self, bucket: int) -> Range:
+        """Return the range that has a bucket in 0..9999."""
+        for found in self.ranges:
+            if found.start <= bucket < found.end:
+                return found
+        raise ValueError(f"bucket {bucket!r} is outside 0..{N_BUCKETS - 1}")
 
     def variant_at(self, bucket: int) -> Assignment:
         """Return the variant that owns a bucket in 0..9999."""
-        for start, end, variant in self.ranges:
-            if start <= bucket < end:
-                return Assignment(variant, (end - start) / N_BUCKETS, bucket)
-        raise ValueError(f"bucket {bucket!r} is outside 0..{N_BUCKETS - 1}")
+        start, end, variant = self.range_at(bucket)
+        return Assignment(variant, (end - start) / N_BUCKETS, bucket)
 
 
-def bucket_of(unit: str, *, salt: str, domain: str = "variant") -> int:
-    """Return the stable bucket of a unit, in 0..9999.
-
-    SHA-256 rather than `hash()`, which is seeded per process and would break stickiness between
-    replicas. Domains keep decisions about the same unit independent of one another; the parts are
-    length-prefixed, so no two different triples hash the same text.
-
-    Args:
-        unit: Randomisation unit, for us the session id. Not empty.
-        salt: Seed of the split. A new salt reshuffles every unit.
-        domain: What is decided: `enrolment`, `variant`, ...
-
-    Raises:
-        ValueError: If `unit` is empty.
-    """
-    if not unit:
-        raise ValueError("unit is empty: a request without a session cannot be sticky")
-    parts = (part.encode("utf-8", "surrogatepass") for part in (domain, salt, unit))
-    digest = hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).digest()
-    return int.from_bytes(digest[:8], "big") % N_BUCKETS
-
-
-def assign(unit: str, allocation: Allocation, *, salt: str) -> Assignment:
+def assign(
+    unit: str,
+    allocation: Allocation,
+    *,
+    salt: str,
+    hash: Hash = Hash.SHA256,  # noqa: A002 (its name in the configuration)
+) -> Assignment:
     """Return the variant of a unit.
 
     Args:
         unit: Randomisation unit. Not empty.
         allocation: The split.
         salt: Seed of the split.
+        hash: How units are spread over the buckets.
     """
-    return allocation.variant_at(bucket_of(unit, salt=salt))
+    return allocation.variant_at(variant_bucket(unit, salt=salt, hash=hash))
 
 
 def moved_units(before: Allocation, after: Allocation) -> dict[tuple[str, str], float]:
@@ -133,6 +131,28 @@ def moved_units(before: Allocation, after: Allocation) -> dict[tuple[str, str], 
         if pair[0] != pair[1]:
             moved[pair] = moved.get(pair, 0) + 1
     return {pair: count / N_BUCKETS for pair, count in sorted(moved.items())}
+
+
+def _from_the_ends(sizes: Mapping[str, int], control: str, treatments: list[str]) -> list[Range]:
+    left, right = 0, N_BUCKETS
+    ranges = []
+    for position, name in enumerate(treatments):
+        if position == 1:
+            ranges.append(Range(right - sizes[name], right, name))
+            right -= sizes[name]
+        else:
+            ranges.append(Range(left, left + sizes[name], name))
+            left += sizes[name]
+    return [*ranges, Range(left, right, control)]
+
+
+def _in_a_row(sizes: Mapping[str, int], names: list[str]) -> list[Range]:
+    ranges = []
+    start = 0
+    for name in names:
+        ranges.append(Range(start, start + sizes[name], name))
+        start += sizes[name]
+    return ranges
 
 
 def _to_buckets(name: str, weight: Decimal | float | int) -> int:
