@@ -1,4 +1,4 @@
-"""`carril jobs ...`: submit trainings and evaluations to the cluster, watch and stop them.
+"""`carril jobs ...`: submit trainings, evaluations, the watch for drift; look at them, stop them.
 
 Modules that do the work are imported by the commands, so that `carril --help` is quick.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster.jobs.view import JobView
 
 jobs_app = typer.Typer(
-    help="Trainings and evaluations as jobs on the cluster.",
+    help="Trainings, evaluations and the watch for drift as jobs on the cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -73,6 +73,35 @@ def submit_evaluate(
     """
     with _submitter(address) as submitter:
         submitted = submitter.evaluate(context.args, again=again)
+    _tell_submitted(submitted, follow=follow, as_json=as_json, address=address)
+
+
+@submit_app.command("drift")
+def submit_drift(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Thresholds and alerts; ./drift.yaml where there is one."),
+    ] = None,
+    every: Annotated[
+        str | None, typer.Option(help="Time between checks, such as 90m; 6 hours without it.")
+    ] = None,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+    address: AddressOption = None,
+) -> None:
+    """Check for drift again and again, until the job is stopped; one watch a cluster.
+
+    Needs a baseline (carril drift baseline). Alerts take addresses and keys from the environment
+    that the cluster was started in.
+    """
+    from cluster.connection import resolve
+    from cluster.home import carril_home
+    from cluster.jobs.api import JobsApi
+    from cluster.jobs.watch import watch_drift
+
+    connection = resolve(dashboard_url=address, guess=False)
+    with JobsApi(connection.dashboard_url, token=connection.token) as api:
+        submitted = watch_drift(api, connection, carril_home(), config=config, every=every)
     _tell_submitted(submitted, follow=follow, as_json=as_json, address=address)
 
 

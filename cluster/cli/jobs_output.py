@@ -19,6 +19,7 @@ _COLOURS = {
     JobState.SUCCEEDED: "green",
     JobState.FAILED: "red",
     JobState.KILLED: "red",
+    JobState.UNREADABLE: "red",
     JobState.STOPPED: "yellow",
 }
 
@@ -62,7 +63,7 @@ def show_jobs(jobs: Sequence[JobView], *, as_json: bool) -> None:
     for job in jobs:
         colour = _COLOURS.get(job.state)
         state = f"[{colour}]{job.state.value}[/]" if colour else job.state.value
-        table.add_row(job.submission_id, state, *_times(job.record), _result(job))
+        table.add_row(job.submission_id, state, *_times(job), _result(job))
     out.print(table)
 
 
@@ -72,7 +73,7 @@ def show_job(job: JobView, *, as_json: bool) -> None:
         print_json(job.as_json())
         return
     record = job.record
-    started, took = _times(record)
+    started, took = _times(job)
     rows = {
         "job": job.submission_id,
         "state": job.state.value,
@@ -100,11 +101,12 @@ def how_to_repeat(record: "JobRecord") -> str:
     return f"to {purpose}, submit it again: {command}"
 
 
-def _times(record: "JobRecord | None") -> tuple[str, str]:
-    if record is None or record.started_at is None:
+def _times(job: JobView) -> tuple[str, str]:
+    known = job.record or job.ray  # jobs without a record are known to Ray
+    if known is None or known.started_at is None:
         return "", ""
-    seconds = int(((record.ended_at or datetime.now(UTC)) - record.started_at).total_seconds())
-    return record.started_at.strftime("%Y-%m-%d %H:%M:%S"), f"{seconds // 60}:{seconds % 60:02d}"
+    seconds = int(((known.ended_at or datetime.now(UTC)) - known.started_at).total_seconds())
+    return known.started_at.strftime("%Y-%m-%d %H:%M:%S"), f"{seconds // 60}:{seconds % 60:02d}"
 
 
 def _result(job: JobView) -> str:

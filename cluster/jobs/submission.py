@@ -16,7 +16,7 @@ from cluster.jobs.view import JobView, all_jobs
 from experiments.jobs import preflight
 from experiments.jobs.code_state import ROOT, CodeState, code_state
 from experiments.jobs.errors import JobError
-from experiments.jobs.identity import attempt_id, work_id
+from experiments.jobs.identity import free_id, is_attempt, work_id
 from experiments.jobs.record import JobFolder, JobRecord, JobState, Kind
 from training.errors import ConfigError
 from training.tracking import TrackedRun, start_run
@@ -141,11 +141,11 @@ class Submitter:
         self, work: _Work, arguments: Callable[[Path], list[str]], *, again: bool
     ) -> Submitted:
         jobs = all_jobs(self._home, self._api)
-        attempts = [job for job in jobs if _is_attempt(job.submission_id, work.work_id)]
+        attempts = [job for job in jobs if is_attempt(job.submission_id, work.work_id)]
         last = attempts[-1] if attempts else None
         if last is not None and not again and not _may_be_repeated(last):
             return _known(last)
-        submission_id = _free_id(work.work_id, {job.submission_id for job in jobs})
+        submission_id = free_id(work.work_id, {job.submission_id for job in jobs})
         folder = work.out_option or self._work_folder(submission_id, last)
         command = arguments(folder)
         if self._api.total_of(TRAINER) < 1:
@@ -245,7 +245,7 @@ class Submitter:
 
 
 def _may_be_repeated(job: JobView) -> bool:
-    return job.state in (JobState.FAILED, JobState.STOPPED, JobState.KILLED)
+    return job.state.ended and job.state is not JobState.SUCCEEDED
 
 
 def _known(job: JobView) -> Submitted:
@@ -257,17 +257,6 @@ def _known(job: JobView) -> Submitted:
         out=record.out if record else None,
         run_id=record.run_id if record else None,
     )
-
-
-def _is_attempt(submission_id: str, work: str) -> bool:
-    return submission_id == work or submission_id.removeprefix(f"{work}-").isdigit()
-
-
-def _free_id(work: str, taken: set[str]) -> str:
-    attempt = 1
-    while attempt_id(work, attempt) in taken:
-        attempt += 1
-    return attempt_id(work, attempt)
 
 
 def _absolute(item: str) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from cluster.errors import CommandError, ExitCode
 from cluster.jobs.api import JobsApi, RayJob
-from experiments.jobs.errors import JobError
-from experiments.jobs.record import JobFolder, JobRecord, JobState, records
+from experiments.jobs.record import JobFolder, JobRecord, JobState, Unreadable, records
 
 _RAY_STATES = {
     "PENDING": JobState.SUBMITTED,
@@ -29,10 +28,14 @@ class JobView:
     """None for a job that is not carril's."""
     ray: RayJob | None
     """None if no cluster knows it (any more)."""
+    unreadable: str | None = None
+    """What is wrong with its record, where there is one that cannot be used."""
 
     @property
     def error(self) -> str | None:
         """Why it did not end well."""
+        if self.unreadable is not None:
+            return self.unreadable
         if self.state is JobState.KILLED:
             return "its process is gone without a word: killed, or the machine went down"
         if self.record is not None and self.record.error:
@@ -61,8 +64,12 @@ def all_jobs(home: Path, api: JobsApi | None) -> list[JobView]:
         api: The cluster, None if there is none now.
     """
     known = api.jobs() if api is not None else {}
-    views = [_view(home, record, known.pop(record.submission_id, None), api)
-             for record in _records(home)]  # fmt: skip
+    views = [
+        _unreadable(found, known.pop(found.submission_id, None))
+        if isinstance(found, Unreadable)
+        else _view(home, found, known.pop(found.submission_id, None), api)
+        for found in records(home)
+    ]
     views += [
         JobView(submission_id=key, state=_RAY_STATES[job.status], record=None, ray=job)
         for key, job in known.items()
@@ -88,20 +95,23 @@ def find(home: Path, api: JobsApi | None, wanted: str) -> JobView:
 
 def keep_driver_logs(home: Path, api: JobsApi) -> None:
     """Copy what Ray has of every job's output, before the cluster goes."""
-    for record in _records(home):
-        _keep_driver_log(home, record, api)
+    for found in records(home):
+        _keep_driver_log(home, found.submission_id, api)
 
 
-def _records(home: Path) -> list[JobRecord]:
-    try:
-        return list(records(home))
-    except JobError as error:
-        raise CommandError(error.message) from error
+def _unreadable(found: Unreadable, ray: RayJob | None) -> JobView:
+    return JobView(
+        submission_id=found.submission_id,
+        state=JobState.UNREADABLE if ray is None else _RAY_STATES[ray.status],
+        record=None,
+        ray=ray,
+        unreadable=found.error,
+    )
 
 
 def _view(home: Path, record: JobRecord, ray: RayJob | None, api: JobsApi | None) -> JobView:
     if ray is not None and ray.ended and api is not None:
-        _keep_driver_log(home, record, api)
+        _keep_driver_log(home, record.submission_id, api)
     state = record.seen_state
     if state is JobState.SUBMITTED:
         # It has not said anything itself: waits, has just begun, or failed before its own code.
@@ -127,10 +137,10 @@ def _note_end(home: Path, record: JobRecord, ray: RayJob) -> JobRecord:
     return ended
 
 
-def _keep_driver_log(home: Path, record: JobRecord, api: JobsApi) -> None:
-    folder = JobFolder(home, record.submission_id)
+def _keep_driver_log(home: Path, submission_id: str, api: JobsApi) -> None:
+    folder = JobFolder(home, submission_id)
     if not folder.driver_log_path.exists():
-        text = api.logs(record.submission_id)
+        text = api.logs(submission_id)
         if text is not None:
             folder.put(folder.driver_log_path.name, text)
 

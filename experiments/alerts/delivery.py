@@ -36,6 +36,29 @@ def wants(channel: Channel, level: AlertLevel) -> bool:
     return channel.min_level == "warning" or level == "critical"
 
 
+def unreachable(
+    config: AlertConfig, *, environ: Mapping[str, str] = os.environ
+) -> tuple[Delivery, ...]:
+    """Return the channels that no alert would reach, with the reason; calls nobody.
+
+    Said when a watch begins, so that it is not the first alert that finds out. A name that cannot
+    be looked up is no reason: it may be, when it matters.
+    """
+    found = []
+    for channel in config.channels:
+        try:
+            for name in (channel.url_env, *([channel.secret_env] if channel.secret_env else ())):
+                _required(environ, name)
+            check_address(environ[channel.url_env].strip(), config)
+        except KeyError as error:
+            found.append(_failed(channel, 0, _not_set(error)))
+        except RefusedAddress as error:
+            found.append(_failed(channel, 0, str(error)))
+        except UnresolvedHost:
+            continue
+    return tuple(found)
+
+
 def deliver(
     alert: Alert,
     channel: Channel,
@@ -57,7 +80,7 @@ def deliver(
         url = _required(environ, channel.url_env)
         secret = _required(environ, channel.secret_env) if channel.secret_env else None
     except KeyError as error:
-        return _failed(channel, 0, f"environment variable {error.args[0]} is not set")
+        return _failed(channel, 0, _not_set(error))
     body = _BODIES[channel.kind](alert)
     last = "not tried"
     for attempt in range(1, config.attempts + 1):
@@ -119,6 +142,10 @@ def _required(environ: Mapping[str, str], name: str) -> str:
     if not value:
         raise KeyError(name)
     return value
+
+
+def _not_set(error: KeyError) -> str:
+    return f"environment variable {error.args[0]} is not set"
 
 
 def _failed(channel: Channel, attempts: int, error: str) -> Delivery:

@@ -277,7 +277,7 @@ def _show(document: dict[str, Any]) -> None:
                     show_effect(signal, slow["lower"]),
                     f"{show_effect(signal, limits['warning'])} / "
                     f"{show_effect(signal, limits['critical'])}",
-                    f"{slow['hours']:g} h" if slow["hours"] else "",
+                    f"{slow['hours']:.3g} h" if slow["hours"] else "",
                     str(slow["n_current"]),
                 ]
             )

@@ -1,8 +1,8 @@
-"""Watch for drift as a job: `python -m experiments.jobs.drift --every 6h`, or `--once` from cron.
+"""Watch for drift as a job: `python -m experiments.jobs.drift`, or with `--once` from cron.
 
-On a cluster: `ray job submit --no-wait -- python -m experiments.jobs.drift --every 6h`. It takes no
-trainer and no CPU of the cluster while it waits. A check that cannot be made is told and tried
-again in the next period; what a check found is in CARRIL_HOME/drift (`experiments.drift.run`).
+On a cluster: `carril jobs submit drift`. It takes no trainer and no CPU of the cluster while it
+waits. A check that cannot be made is told and tried again in the next period; what a check found is
+in CARRIL_HOME/drift (`experiments.drift.run`).
 """
 
 import logging
@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.alerts.delivery import unreachable
 from experiments.drift.errors import BadInput, DriftError, EventsUnavailable
 from experiments.drift.levels import Level
 from experiments.drift.policy import DriftPolicy, read_policy
@@ -46,7 +47,9 @@ def seconds(text: str) -> float:
 
 
 def command(
-    every: Annotated[str | None, typer.Option(help="Time between checks, such as 6h.")] = None,
+    every: Annotated[
+        str | None, typer.Option(help="Time between checks, such as 90m; 6 hours.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Check once and end.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="Thresholds and alerts; ./drift.yaml where there is one.")
@@ -56,17 +59,17 @@ def command(
 ) -> None:
     """Check for drift, again and again; write reports and send alerts.
 
-    With --once it exits as `carril drift check` does. With --every it ends when it is told to.
+    With --once it exits as `carril drift check` does, without it goes on until it is told to end.
     """
     try:
-        if once == (every is not None):
-            raise BadInput("give either --every or --once")
+        if once and every is not None:
+            raise BadInput("--once and --every exclude each other", "give one of them, or none")
         if config is None and _DEFAULT_CONFIG.is_file():
             config = _DEFAULT_CONFIG
         policy = read_policy(config)
-        if every is None:
+        period_s = policy.check_every_h * 3600.0 if every is None else seconds(every)
+        if once:
             raise typer.Exit(_exit_code(_check(policy, baseline, events)))
-        period_s = seconds(every)
     except DriftError as error:
         typer.echo(f"error: {error}", err=True)
         broken = isinstance(error, EventsUnavailable)
@@ -80,6 +83,9 @@ def command(
 def _watch(
     policy: DriftPolicy, period_s: float, baseline: Path | None, events: Path | None
 ) -> None:
+    typer.echo(f"checking for drift every {period_s / 3600.0:g} h")
+    for channel in unreachable(policy.alerts):
+        typer.echo(f"  nobody is told by {channel.channel}: {channel.error}", err=True)
     with _told_to_end() as end:
         start, n = time.monotonic(), 0
         while not end.is_set():
@@ -89,9 +95,8 @@ def _watch(
                 typer.echo(f"no check: {error}", err=True)
             except Exception:
                 logger.exception("the check failed")  # the next one may work
-            n = (
-                int((time.monotonic() - start) // period_s) + 1
-            )  # one that took long skips, not piles
+            # A check that took longer than a period skips the next, they do not pile up.
+            n = int((time.monotonic() - start) // period_s) + 1
             end.wait(max(0.0, start + n * period_s - time.monotonic()))
     typer.echo("ended on request", err=True)
 

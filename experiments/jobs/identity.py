@@ -22,6 +22,21 @@ def attempt_id(work: str, attempt: int) -> str:
     return work if attempt == 1 else f"{work}-{attempt}"
 
 
+def is_attempt(submission_id: str, work: str) -> bool:
+    """Return whether an id is that of an attempt at a piece of work."""
+    return submission_id == work or (
+        submission_id.startswith(f"{work}-") and submission_id.removeprefix(f"{work}-").isdigit()
+    )
+
+
+def free_id(work: str, taken: set[str]) -> str:
+    """Return the id of the next attempt at a piece of work."""
+    attempt = 1
+    while attempt_id(work, attempt) in taken:
+        attempt += 1
+    return attempt_id(work, attempt)
+
+
 def local_id(work: str) -> str:
     """Return the id of a run that no cluster named."""
     return f"{work}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}"

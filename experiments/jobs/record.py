@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,6 +41,8 @@ class JobState(StrEnum):
     """Asked to stop; its checkpoint is written."""
     KILLED = "killed"
     """Its process is gone without a word. Never stored: seen by looking for the process."""
+    UNREADABLE = "unreadable"
+    """Its record is damaged, or of a newer version. Never stored."""
 
     @property
     def ended(self) -> bool:
@@ -154,13 +156,29 @@ def home_dir() -> Path:
     return Path(os.environ.get("CARRIL_HOME") or "var").absolute()
 
 
-def records(home: Path) -> Iterator[JobRecord]:
-    """Yield the records of all jobs, oldest first; folders without one are passed over."""
-    found = []
+class Unreadable(NamedTuple):
+    """A job whose record cannot be used; the others are none the worse."""
+
+    submission_id: str
+    error: str
+
+
+def records(home: Path) -> Iterator[JobRecord | Unreadable]:
+    """Yield the records of all jobs, oldest first, behind those that cannot be read.
+
+    Folders without a record are passed over.
+    """
+    found, unreadable = list[JobRecord](), list[Unreadable]()
     folder = jobs_dir(home)
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if entry.is_dir() and _ID.fullmatch(entry.name):
+        if not entry.is_dir() or not _ID.fullmatch(entry.name):
+            continue
+        try:
             record = JobFolder(home, entry.name).read()
-            if record is not None:
-                found.append(record)
+        except JobError as error:
+            unreadable.append(Unreadable(entry.name, error.message))
+            continue
+        if record is not None:
+            found.append(record)
+    yield from unreadable
     yield from sorted(found, key=lambda record: record.created_at)

@@ -1,13 +1,15 @@
 """What is submitted, under which id, and which of two sources is right about a job."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from cluster.cli.jobs_output import how_to_repeat
+from cluster.cli.jobs_output import how_to_repeat, show_jobs
+from cluster.cli.main import run
 from cluster.connection import Connection
 from cluster.errors import CommandError, ExitCode
 from cluster.jobs.api import JobsApi, RayJob, Submission
@@ -271,6 +273,67 @@ def test_a_job_that_is_not_ours_is_listed_too(ray: JobsInMemory, tmp_path: Path)
     [view] = all_jobs(tmp_path, ray)
 
     assert (view.submission_id, view.record) == ("raysubmit_x", None)
+
+
+def test_a_job_without_a_record_has_the_times_that_ray_knows(
+    ray: JobsInMemory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray.submit(Submission(submission_id="raysubmit_x", entrypoint="echo"))
+    started = datetime(2026, 1, 31, 8, 0, 5, tzinfo=UTC)
+    ended = started + timedelta(seconds=65)
+    ray.known["raysubmit_x"] = replace(
+        ray.known["raysubmit_x"], status="SUCCEEDED", started_at=started, ended_at=ended
+    )
+
+    show_jobs(all_jobs(tmp_path, ray), as_json=False)
+
+    shown = capsys.readouterr().out
+    assert "2026-01-31 08:00:05" in shown
+    assert "1:05" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema_version": 1, "submiss', "cannot be read"),
+        ('{"schema_version": 99}', "schema_version"),
+    ],
+)
+def test_one_record_that_cannot_be_read_hides_no_other_job(
+    submitter: Submitter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    said: str,
+) -> None:
+    broken = submitter.evaluate(SERVED, again=False).submission_id
+    whole = submitter.finetune(TINY, out=None, again=False).submission_id
+    (JobFolder(tmp_path, broken).path / "job.json").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("CARRIL_HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
+
+    assert run(["jobs", "ls", "--json"]) == 0
+
+    listed = {job["submission_id"]: job for job in json.loads(capsys.readouterr().out)}
+    assert listed.keys() == {broken, whole}
+    assert listed[broken]["state"] == "unreadable"
+    assert said in listed[broken]["error"]
+    assert listed[whole]["error"] != listed[broken]["error"]
+    assert run(["jobs", "status", broken]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_work_whose_record_cannot_be_read_is_submitted_under_another_id(
+    submitter: Submitter, ray: JobsInMemory, tmp_path: Path
+) -> None:
+    first = submitter.evaluate(SERVED, again=False).submission_id
+    ray.end(first, "FAILED", "exit code 1")
+    (JobFolder(tmp_path, first).path / "job.json").write_text("", encoding="utf-8")
+
+    second = submitter.evaluate(SERVED, again=False)
+
+    assert (second.submission_id, second.new) == (f"{first}-2", True)
 
 
 def test_a_job_is_found_by_how_its_id_begins(submitter: Submitter, tmp_path: Path) -> None:

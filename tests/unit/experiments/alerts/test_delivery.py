@@ -5,6 +5,7 @@ import hmac
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from experiments.alerts.address import RefusedAddress, check_address
 from experiments.alerts.alert import Alert
 from experiments.alerts.config import AlertConfig, Channel
-from experiments.alerts.delivery import deliver
+from experiments.alerts.delivery import deliver, unreachable
 from experiments.alerts.payloads import slack_body, teams_body
 
 ALERT = Alert(
@@ -56,15 +57,24 @@ class Receiver:
         self.url = f"http://{self.host}/hook/secret"
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
+@contextmanager
+def listening() -> Iterator[Receiver]:
+    """Give a receiver that answers until the end of the block."""
     found = Receiver()
     thread = threading.Thread(target=found.server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    thread.join()
+    try:
+        yield found
+    finally:
+        found.server.shutdown()
+        found.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with listening() as found:
+        yield found
 
 
 def config(host: str, **more: Any) -> AlertConfig:
@@ -207,3 +217,20 @@ def test_messages_stay_within_the_limits_of_their_receivers() -> None:
 def test_a_webhook_without_a_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="must have one"):
         Channel(name="pager", kind="webhook", url_env="HOOK")
+
+
+def test_channels_that_nobody_would_hear_are_told_beforehand(receiver: Receiver) -> None:
+    channels = (
+        SLACK,
+        Channel(name="nowhere", kind="teams", url_env="UNSET"),
+        Channel(name="unsigned", kind="webhook", url_env="HOOK", secret_env="NO_KEY"),
+        Channel(name="stranger", kind="slack", url_env="ELSEWHERE"),
+    )
+    environ = {"HOOK": receiver.url, "ELSEWHERE": "https://example.org/hook"}
+    found = unreachable(config(receiver.host, channels=channels), environ=environ)
+    assert {item.channel: item.error for item in found} == {
+        "nowhere": "environment variable UNSET is not set",
+        "unsigned": "environment variable NO_KEY is not set",
+        "stranger": f"host 'example.org' is not in alerts.allowed_hosts: ['{receiver.host}']",
+    }
+    assert receiver.got == []

@@ -18,13 +18,18 @@ PER_DAY = 400
 
 
 def store_traffic(
-    home: Path, change: Change | None = None, *, days: float = 2.0, per_day: int = PER_DAY
+    home: Path,
+    change: Change | None = None,
+    *,
+    days: float = 2.0,
+    per_day: int = PER_DAY,
+    start: float = START,
 ) -> float:
     """Store a week without drift and some days with it; return when they end."""
     rng = np.random.default_rng(7)
     trace = make_trace(rng, sessions=4000)
-    onset = START + REFERENCE_DAYS * DAY_S
-    before = replay(trace, rng, since=START, days=REFERENCE_DAYS, sessions_per_day=per_day)
+    onset = start + REFERENCE_DAYS * DAY_S
+    before = replay(trace, rng, since=start, days=REFERENCE_DAYS, sessions_per_day=per_day)
     after = replay(trace, rng, since=onset, days=days, sessions_per_day=per_day, change=change)
     file = EventStore(home / "events" / "events.db")
     file.append(_events(before, "a"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.jobs.errors import JobError, JobExit
-from experiments.jobs.record import JobFolder, JobRecord, JobState, records
+from experiments.jobs.record import JobFolder, JobRecord, JobState, Unreadable, records
 from experiments.jobs.session import Body, JobSession, run_job
 from experiments.jobs.trainer_slot import trainer_slot
 
@@ -175,4 +175,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "finetune-1" / "job.json").write_text("{")
 
     with pytest.raises(JobError, match=r"job\.json cannot be read"):
-        list(records(tmp_path))
+        JobFolder(tmp_path, "finetune-1").read()
+    (found,) = records(tmp_path)
+    assert isinstance(found, Unreadable)
+    assert "job.json cannot be read" in found.error
