@@ -26,12 +26,11 @@ from pydantic import (
 )
 
 from experiments.analysis.declaration import ExperimentDeclaration
+from experiments.assignment.compilation import check_candidates, rules_of
 from experiments.assignment.declaration import (
     AttributeDeclaration,
     HoldoutDeclaration,
     LayerDeclaration,
-    check_candidates,
-    rules_of,
 )
 from experiments.assignment.rules import Rules
 from experiments.events.records import FeedbackDirection, FeedbackKind, FeedbackLevel

@@ -46,19 +46,32 @@ def declarations(config: Path | None) -> dict[str, ExperimentDeclaration]:
     Raises:
         AnalysisError: If a file cannot be read, or declares something impossible.
     """
-    if config is None:
-        known = (home() / "run" / "gateway-config.json", Path("serve_config.yaml"))
-        config = next((path for path in known if path.is_file()), None)
-        if config is None:
-            return {}
     found: dict[str, ExperimentDeclaration] = {}
-    for section in _sections(_read(config)):
-        for name, raw in section.items():
+    path = config_file(config)
+    for section in gateway_sections(path):
+        for name, raw in (section.get("experiments") or {}).items():
             try:
                 found[name] = ExperimentDeclaration.model_validate(raw)
             except ValidationError as error:
-                raise AnalysisError(f"{config}: experiments.{name}: {_explain(error)}") from error
+                raise AnalysisError(f"{path}: experiments.{name}: {explain(error)}") from error
     return found
+
+
+def config_file(config: Path | None) -> Path | None:
+    """Return the configuration to read, as `declarations` says; None if there is none."""
+    if config is not None:
+        return config
+    known = (home() / "run" / "gateway-config.json", Path("serve_config.yaml"))
+    return next((path for path in known if path.is_file()), None)
+
+
+def gateway_sections(path: Path | None) -> list[Mapping[str, Any]]:
+    """Return the gateways' configurations in a file, not validated; none without a file.
+
+    Raises:
+        AnalysisError: If the file cannot be read.
+    """
+    return [] if path is None else list(_sections(_read(path)))
 
 
 def declaration_of(
@@ -97,11 +110,11 @@ def declaration_of(
 
 
 def _sections(document: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the `experiments` of a gateway's configuration, or of those in a Serve config."""
+    """Yield a gateway's configuration, or those in a Serve config: what declares experiments."""
     if not isinstance(document, Mapping):
         return
     if isinstance(document.get("experiments"), Mapping):
-        yield document["experiments"]
+        yield document
     for application in document.get("applications") or ():
         for deployment in application.get("deployments") or ():
             yield from _sections(deployment.get("user_config"))
@@ -120,7 +133,8 @@ def _read(path: Path) -> Any:
         raise AnalysisError(f"{str(path)!r} is not valid YAML: {error}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """Return the faults of a declaration, the first ones, each with its place."""
     faults = []
     for item in error.errors()[:_MAX_FAULTS]:
         where = ".".join(str(part) for part in item["loc"])
