@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from experiments.analysis.history import Group, Phase, experiments_in, made_with, samples
 from experiments.analysis.log import Log, Scope
+from experiments.assignment import Hash
 
 TOLERATED_SHARE = 0.01
 """Share of units at which a fault stops being a blemish: that of multiple exposure, 1 %."""
@@ -20,7 +21,12 @@ class Findings(NamedTuple):
 
 
 def find_conflicts(
-    log: Log, scope: Scope, phase: Phase, found: Sequence[Group], salt: str | None
+    log: Log,
+    scope: Scope,
+    phase: Phase,
+    found: Sequence[Group],
+    salt: str | None,
+    how: Hash = Hash.SHA256,
 ) -> Findings:
     """Look for another salt, another name, another model in an arm.
 
@@ -30,10 +36,11 @@ def find_conflicts(
         phase: The analysed phase.
         found: All groups of the version.
         salt: The declared salt; None if nothing is declared.
+        how: The declared hash.
     """
-    conflicts = _resalted(log, scope, found, salt)
+    conflicts = _resalted(log, scope, found, salt, how)
     if salt is not None and not conflicts:
-        conflicts += _renamed(log, scope, found, salt)
+        conflicts += _renamed(log, scope, found, salt, how)
     notes: list[str] = []
     for variant in (scope.control, scope.treatment):
         text, voids = _redefined(variant, phase)
@@ -42,7 +49,9 @@ def find_conflicts(
     return Findings(tuple(conflicts), tuple(notes))
 
 
-def _resalted(log: Log, scope: Scope, found: Sequence[Group], salt: str | None) -> list[str]:
+def _resalted(
+    log: Log, scope: Scope, found: Sequence[Group], salt: str | None, how: Hash
+) -> list[str]:
     buckets = log.row(
         "SELECT COUNT(*) FROM exposure_conflicts AS c JOIN exposures AS e USING (experiment, "
         "version, unit) WHERE c.experiment = :experiment AND c.version = :version "
@@ -63,17 +72,19 @@ def _resalted(log: Log, scope: Scope, found: Sequence[Group], salt: str | None) 
             if group.config_hash == config_hash
             for unit in (group.first_unit, group.last_unit)
         }
-        if not made_with(salt, samples(log, scope.experiment, scope.version, sorted(units))):
+        seen = samples(log, scope.experiment, scope.version, sorted(units))
+        if not made_with(salt, seen, how):
             wrong[config_hash] = sum(g.n_units for g in found if g.config_hash == config_hash)
     if not wrong:
         return []
     return [
         f"re-salted: {sum(wrong.values())} units under {', '.join(sorted(wrong))} were not "
-        f"assigned with the declared salt {salt!r}; raise `version` when the salt changes"
+        f"assigned with the declared salt {salt!r} and hash {how.value!r}; raise `version` when "
+        "they change"
     ]
 
 
-def _renamed(log: Log, scope: Scope, found: Sequence[Group], salt: str) -> list[str]:
+def _renamed(log: Log, scope: Scope, found: Sequence[Group], salt: str, how: Hash) -> list[str]:
     units = (found[0].first_unit, found[0].last_unit)
     ours = {s.served_model for s in samples(log, scope.experiment, scope.version, units)}
     other = sorted({name for name, _ in experiments_in(log)} - {scope.experiment})
@@ -82,12 +93,14 @@ def _renamed(log: Log, scope: Scope, found: Sequence[Group], salt: str) -> list[
         if name not in other:
             continue
         low, high = log.row(
-            "SELECT MIN(unit), MAX(unit) FROM exposures WHERE experiment = :name AND "
-            "version = :version",
+            # Apart, because then each is one step along the key.
+            "SELECT (SELECT MIN(unit) FROM exposures WHERE experiment = :name AND version = "
+            ":version), (SELECT MAX(unit) FROM exposures WHERE experiment = :name AND version = "
+            ":version)",
             {"name": name, "version": version},
         )
         theirs = samples(log, name, version, (low, high))
-        if made_with(salt, theirs) and ours & {sample.served_model for sample in theirs}:
+        if made_with(salt, theirs, how) and ours & {sample.served_model for sample in theirs}:
             conflicts.append(
                 f"renamed mid-run: experiment {name!r} (version {version}) split the traffic of "
                 f"the same served model with the same salt {salt!r}; a new experiment needs a new "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from experiments.analysis.assemble import ARMS
 from experiments.analysis.log import Log, open_log
 from experiments.analysis.result import Analysis
+from experiments.feedback.answers import reply_of
 
 _PER_ARM = 3
 
@@ -53,7 +54,7 @@ def _of_variant(log: Log, analysis: Analysis, variant: str) -> list[Conversation
         Conversation(
             variant=variant,
             asked=_last_question(messages),
-            answer=_reply(answer),
+            answer=reply_of(answer),
             intent=intent,
             thumbs=None if thumbs is None else bool(thumbs),
         )
@@ -64,13 +65,3 @@ def _of_variant(log: Log, analysis: Analysis, variant: str) -> list[Conversation
 def _last_question(messages: str) -> str:
     said = [m["content"] for m in json.loads(messages) if m.get("role") == "user"]
     return str(said[-1]) if said else ""
-
-
-def _reply(answer: str) -> str:
-    """Return the `response` of a JSON answer, anything else as it is."""
-    try:
-        parsed = json.loads(answer)
-    except ValueError:
-        return answer
-    reply = parsed.get("response") if isinstance(parsed, dict) else None
-    return reply if isinstance(reply, str) else answer

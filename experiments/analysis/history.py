@@ -5,12 +5,14 @@ the log itself tells when the split changed, and whether the salt did, without t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from experiments.analysis.errors import UnknownExperiment
 from experiments.analysis.log import Log
-from experiments.assignment import bucket_of
+from experiments.analysis.pieces import GroupSums, Task
+from experiments.analysis.survey import survey
+from experiments.assignment import Hash, variant_bucket
 
 _EQUAL_SHARES = 1e-9
 """Shares are multiples of 1/10,000; anything closer is the same share."""
@@ -65,15 +67,6 @@ class Phase:
         return 1.0 - sum(self.shares.values()) if unseen == {variant} else None
 
 
-_GROUPS = """
-SELECT config_hash, variant, probability, model_sha256, COUNT(*), MIN(exposed_at), MAX(exposed_at),
-    MIN(unit), MAX(unit)
-FROM exposures WHERE experiment = :experiment AND version = :version
-GROUP BY config_hash, variant, probability, model_sha256
-ORDER BY MIN(exposed_at), config_hash, variant, probability, model_sha256
-"""
-
-
 def experiments_in(log: Log) -> list[tuple[str, int]]:
     """Return experiments and versions that have exposures.
 
@@ -95,21 +88,31 @@ def experiments_in(log: Log) -> list[tuple[str, int]]:
 
 def groups(log: Log, experiment: str, version: int) -> list[Group]:
     """Return the exposures of a version in groups, in order of appearance."""
-    rows = log.rows(_GROUPS, {"experiment": experiment, "version": version})
-    return [
-        Group(
-            config_hash=row[0],
-            variant=row[1],
-            probability=row[2],
-            model_sha256=row[3],
-            n_units=row[4],
-            first_at=row[5],
-            last_at=row[6],
-            first_unit=row[7],
-            last_unit=row[8],
+    return groups_of(survey(log, Task(experiment, version, until=None)).groups)
+
+
+def groups_of(found: Iterable[GroupSums]) -> list[Group]:
+    """Return the groups of all pieces together, in order of appearance.
+
+    Args:
+        found: Of the pieces, in their order.
+    """
+    joined: dict[tuple[str, str, float, str], Group] = {}
+    for part in found:
+        key = (part.config_hash, part.variant, part.probability, part.model_sha256)
+        new = Group(**part._asdict())
+        known = joined.get(key, new)
+        joined[key] = replace(
+            new,
+            n_units=new.n_units + (known.n_units if key in joined else 0),
+            first_at=min(known.first_at, new.first_at),
+            last_at=max(known.last_at, new.last_at),
+            first_unit=known.first_unit,
         )
-        for row in rows
-    ]
+    return sorted(
+        joined.values(),
+        key=lambda g: (g.first_at, g.config_hash, g.variant, g.probability, g.model_sha256),
+    )
 
 
 def phases(found: Sequence[Group]) -> list[Phase]:
@@ -175,9 +178,11 @@ def samples(log: Log, experiment: str, version: int, units: Iterable[str]) -> li
     return found
 
 
-def made_with(salt: str, exposures: Iterable[Sample]) -> bool:
-    """Return whether these exposures were assigned with a salt.
+def made_with(salt: str, exposures: Iterable[Sample], how: Hash = Hash.SHA256) -> bool:
+    """Return whether these exposures were assigned with a salt and hash.
 
     By chance one exposure agrees in 1 of 10,000 cases, two in 1 of 10^8.
     """
-    return all(bucket_of(sample.unit, salt=salt) == sample.bucket for sample in exposures)
+    return all(
+        variant_bucket(sample.unit, salt=salt, hash=how) == sample.bucket for sample in exposures
+    )

@@ -5,14 +5,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.analysis.errors import UnreadableLog
 from experiments.events.records import SCHEMA_VERSION
 from experiments.events.schema import version_of
 
+if TYPE_CHECKING:
+    from experiments.analysis.columns import RowReader
+
 _OLDEST = 2
 """First schema with feedback and the labels of answers."""
+_FIRST_WITH_PLACES = 3
 _CACHE_KIB = 64 * 1024
 """Page cache of a connection; what is sorted beyond it goes to temporary files."""
 
@@ -50,12 +54,9 @@ class Scope:
             f"AND e.variant IN (:control, :treatment) AND e.config_hash IN ({hashes})"
         )
 
-
-OUTCOMES_OF_UNIT = (
-    "outcomes AS o ON o.experiment = e.experiment AND o.version = e.version "
-    "AND o.unit = e.unit AND o.exposure = 'enrolled'"
-)
-"""Joins the enrolled requests of a unit; pinned ones have no unit and never get here."""
+    def has(self, config_hash: str, variant: str) -> bool:
+        """Return whether exposures of a configuration and variant count."""
+        return variant in (self.control, self.treatment) and config_hash in self.config_hashes
 
 
 class Log:
@@ -64,6 +65,21 @@ class Log:
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self.path = path
+        self._has_places = version_of(db) >= _FIRST_WITH_PLACES
+
+    @property
+    def last_place(self) -> int | None:
+        """The place of the last event in the log; None in files of before there were places."""
+        if not self._has_places:
+            return None
+        return int(self.row("SELECT value FROM log_state WHERE name = 'last_seq'")[0])
+
+    @property
+    def reader(self) -> "RowReader":
+        """Reads columns in this view."""
+        from experiments.analysis.columns import RowReader
+
+        return RowReader(self._db)
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Iterator[Row]:
         """Yield the rows of a query."""

@@ -14,10 +14,6 @@ from experiments.stats.noninferiority import Direction
 FEEDBACK_PREFIX = "feedback."
 LONGEST_S = 1e6
 """No request lasts longer than this; what claims to is counted as impossible, and left out."""
-FRESH = (
-    f"o.status = 'ok' AND o.cache NOT IN ('hit', 'join') AND o.duration_s BETWEEN 0 AND {LONGEST_S}"
-)
-"""Answers that this session's variant made for it; `o` is the table of outcomes."""
 
 Kind = Literal["mean", "ratio", "proportion", "quantile"]
 
@@ -31,19 +27,10 @@ class Measure:
     direction: Direction
     """Which way is good."""
     description: str
-    x: str = ""
-    """SQL over the outcomes `o` of one session; null where there is nothing to add."""
-    y: str = ""
     level: float | None = None
     """Level of a quantile."""
     unit: str = ""
     """For reports."""
-
-
-def _fresh(column: str) -> tuple[str, str]:
-    """Return sum and number of a column over fresh answers."""
-    where = f"FILTER (WHERE {FRESH} AND o.{column} BETWEEN 0 AND {LONGEST_S})"
-    return f"SUM(o.{column}) {where}", f"COUNT(o.{column}) {where}"
 
 
 def _quantile(percent: int) -> Measure:
@@ -57,10 +44,6 @@ def _quantile(percent: int) -> Measure:
     )
 
 
-_LATENCY, _ANSWERS = _fresh("duration_s")
-_TTFT, _STREAMS = _fresh("ttft_s")
-_TOKENS, _COUNTED = _fresh("completion_tokens")
-
 OUTCOME_MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
@@ -69,32 +52,24 @@ OUTCOME_MEASURES: dict[str, Measure] = {
             kind="proportion",
             direction=Direction.DECREASE,
             description="sessions in which at least one request failed",
-            x="COUNT(*) FILTER (WHERE o.status = 'error')",
-            y="COUNT(o.inference_id)",
         ),
         Measure(
             name="aborts",
             kind="proportion",
             direction=Direction.DECREASE,
             description="sessions in which the user left before an answer was complete",
-            x="COUNT(*) FILTER (WHERE o.status = 'aborted')",
-            y="COUNT(o.inference_id)",
         ),
         Measure(
             name="requests",
             kind="mean",
             direction=Direction.INCREASE,
             description="requests per session",
-            x="COUNT(o.inference_id)",
-            y="COUNT(o.inference_id)",
         ),
         Measure(
             name="latency",
             kind="ratio",
             direction=Direction.DECREASE,
             description="seconds per fresh answer, from the gateway's first byte to the last",
-            x=_LATENCY,
-            y=_ANSWERS,
             unit="s",
         ),
         Measure(
@@ -102,8 +77,6 @@ OUTCOME_MEASURES: dict[str, Measure] = {
             kind="ratio",
             direction=Direction.DECREASE,
             description="seconds to the first token of a fresh answer",
-            x=_TTFT,
-            y=_STREAMS,
             unit="s",
         ),
         Measure(
@@ -111,16 +84,12 @@ OUTCOME_MEASURES: dict[str, Measure] = {
             kind="ratio",
             direction=Direction.DECREASE,
             description="tokens generated per fresh answer, which is what an answer costs",
-            x=_TOKENS,
-            y=_COUNTED,
         ),
         Measure(
             name="confidence",
             kind="ratio",
             direction=Direction.INCREASE,
             description="confidence that a JSON answer claims for itself",
-            x="SUM(o.confidence) FILTER (WHERE o.status = 'ok' AND o.confidence BETWEEN 0 AND 1)",
-            y="COUNT(*) FILTER (WHERE o.status = 'ok' AND o.confidence BETWEEN 0 AND 1)",
         ),
         *(_quantile(percent) for percent in (50, 90, 95, 99)),
     )

@@ -18,14 +18,15 @@ from experiments.analysis.assemble import (
 from experiments.analysis.conflicts import Findings, find_conflicts, timing_faults
 from experiments.analysis.declaration import ExperimentDeclaration
 from experiments.analysis.errors import NothingToCompare, UnknownExperiment
-from experiments.analysis.fingerprint import events_sha256
-from experiments.analysis.history import Group, Phase, groups, phases
+from experiments.analysis.history import Group, Phase, groups_of, phases
+from experiments.analysis.keys import DAY, SLICES
 from experiments.analysis.log import Log, Scope, open_log
 from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric
-from experiments.analysis.quantiles import latency_quantiles
+from experiments.analysis.pieces import SETTLED_S, Task
+from experiments.analysis.quantiles import quantiles_of
 from experiments.analysis.result import Analysis, Change, Day, Point, Series, Slice
-from experiments.analysis.sums import DAY, Cell, Clock, Counts, aggregate, multi_exposed
-from experiments.analysis.votes import aggregate_votes
+from experiments.analysis.sums import Cell, Clock, Counts, cells_of, multi_exposed
+from experiments.analysis.survey import survey
 from experiments.decision.engine import decide
 from experiments.decision.evaluate import evaluate
 from experiments.decision.evidence import MetricEvidence, MetricRole, Population
@@ -40,20 +41,9 @@ from experiments.decision.summary import (
 
 _CLOCK_SLACK_S = 300.0
 """Exposures this far ahead of now are still a clock of the usual kind."""
-_SETTLED_S = 600.0
-"""An outcome may take this long: twice the default deadline of a request."""
 _MAX_SLICES = 8
 """Values of a dimension that are shown, the largest ones."""
 _SECONDS_PER_DAY = 86_400
-
-SLICES: dict[str, str] = {
-    "served model": "e.served_model",
-    "tenant": "e.tenant",
-    "time of day (UTC)": "printf('%02d-%02d h', (CAST(e.exposed_at / 21600 AS INTEGER) % 4) * 6, "
-    "(CAST(e.exposed_at / 21600 AS INTEGER) % 4) * 6 + 6)",
-}
-"""Dimensions by which the primary metrics are sliced. All are known before the variant answers: to
-slice by what the answer says, an intent for instance, would compare different people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +106,9 @@ class _Run:
         self._declared = declared
         self._options = options
         version = declaration.version if options.version is None else options.version
-        self._groups: Sequence[Group] = groups(log, experiment, version)
+        now = (time.time() if options.now is None else options.now) + _CLOCK_SLACK_S
+        self._survey = survey(log, self._task(experiment, version, now))
+        self._groups: Sequence[Group] = groups_of(self._survey.groups)
         if not self._groups:
             raise UnknownExperiment(
                 f"the log has no exposures of experiment {experiment!r}, version {version}; "
@@ -132,8 +124,7 @@ class _Run:
             treatment=_pick_treatment(declaration, self._phase, options.treatment),
             config_hashes=self._phase.config_hashes,
         )
-        now = time.time() if options.now is None else options.now
-        self._clock = Clock(now=now + _CLOCK_SLACK_S, settled=self._phase.last_at - _SETTLED_S)
+        self._clock = Clock(now=now, settled=self._phase.last_at - SETTLED_S)
 
     def analysis(self) -> Analysis:
         cells = self._cells(DAY)
@@ -144,9 +135,7 @@ class _Run:
         summary = base.model_copy(
             update={
                 "metrics": (*base.metrics, *self._quantiles()),
-                "events_sha256": events_sha256(
-                    self._log, self._scope.experiment, self._scope.version
-                ),
+                "events_sha256": self._survey.events_sha256,
             }
         )
         evidence = evaluate(summary)
@@ -172,7 +161,8 @@ class _Run:
 
     def _findings(self, counts: Mapping[str, Counts]) -> Findings:
         salt = self._declaration.salt if self._declared else None
-        found = find_conflicts(self._log, self._scope, self._phase, self._groups, salt)
+        how = self._declaration.hash
+        found = find_conflicts(self._log, self._scope, self._phase, self._groups, salt, how)
         both = counts["control"].plus(counts["treatment"])
         timing = timing_faults(
             n_units=both.units,
@@ -245,18 +235,25 @@ class _Run:
             metrics=tuple(metrics),
         )
 
-    def _cells(self, key: str) -> list[Cell]:
+    def _task(self, experiment: str, version: int, now: float) -> Task:
+        """Return what is to be read: everything at once."""
         metrics = declared_metrics(self._declaration).items()
         names = {measure_of(name, declared) for name, declared in metrics}
-        wanted = [
-            measure
-            for measure in OUTCOME_MEASURES.values()
-            if measure.name in names and measure.kind != "quantile"
-        ]
-        cells = aggregate(self._log, self._scope, wanted, self._clock, key=key)
-        for metric in sorted(self._declaration.feedback_metrics()):
-            cells += aggregate_votes(self._log, self._scope, metric, key=key)
-        return cells
+        known = [measure for measure in OUTCOME_MEASURES.values() if measure.name in names]
+        return Task(
+            experiment,
+            version,
+            until=None,
+            measures=tuple(m.name for m in known if m.kind != "quantile"),
+            votes=tuple(sorted(self._declaration.feedback_metrics())),
+            keys=(DAY, *(SLICES.values() if self._options.slices else ())),
+            now=now,
+            durations=any(m.kind == "quantile" for m in known),
+            digest=True,
+        )
+
+    def _cells(self, key: str) -> list[Cell]:
+        return cells_of(self._survey.cells, self._scope, self._clock, key=key)
 
     def _quantiles(self) -> list[DecidedMetric]:
         wanted = []
@@ -267,8 +264,9 @@ class _Run:
         if not wanted:
             return []
         levels = sorted({level for _, _, level in wanted})
-        control = latency_quantiles(self._log, self._scope, self._scope.control, levels)
-        treatment = latency_quantiles(self._log, self._scope, self._scope.treatment, levels)
+        found, scope = self._survey.durations, self._scope
+        control = quantiles_of(found, scope, scope.control, levels)
+        treatment = quantiles_of(found, scope, scope.treatment, levels)
         return [
             quantile_input(
                 name,

@@ -1,22 +1,18 @@
-"""Sufficient statistics of the outcomes, aggregated by SQL: the log never comes into memory.
+"""Sufficient statistics of the outcomes, added up piece by piece: the log never comes into memory.
 
-The inner query makes one row per session in the order of the primary key, the outer one adds them
-up per arm, key (a day, a slice) and population. Sums add, so a day, a week and the whole are the
-same numbers added differently.
+A piece has sums per arm, key (a day, a slice) and population. Sums add, so a day, a week and the
+whole are the same numbers added differently.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from experiments.analysis.log import OUTCOMES_OF_UNIT, Log, Scope
-from experiments.analysis.measures import LONGEST_S, Measure
-
-DAY = "CAST(e.exposed_at / 86400 AS INTEGER)"
-"""Key: UTC day of the first exposure, as days since the epoch."""
-
-_SKEW_S = 60.0
-"""An outcome may end this long before its exposure by another node's clock."""
+from experiments.analysis.keys import DAY
+from experiments.analysis.log import Log, Scope
+from experiments.analysis.measures import Measure
+from experiments.analysis.pieces import CellSums, Task
+from experiments.analysis.survey import survey
 
 
 class Moments(NamedTuple):
@@ -78,6 +74,14 @@ class Cell:
     counts: Counts = field(default_factory=Counts)
     moments: dict[str, Moments] = field(default_factory=dict)
 
+    def plus(self, other: "Cell") -> "Cell":
+        """Return the sums of both groups of sessions together, of the same arm and key."""
+        return replace(
+            self,
+            counts=self.counts.plus(other.counts),
+            moments={name: sums.plus(other.moments[name]) for name, sums in self.moments.items()},
+        )
+
 
 class Clock(NamedTuple):
     """Moments that the counting of faults needs."""
@@ -98,67 +102,52 @@ def aggregate(
         scope: What is analysed.
         measures: Measures of outcomes, without quantiles.
         clock: For faults.
-        key: SQL over the exposure `e`, one of this package's own expressions.
+        key: One of `keys`.
     """
-    per_unit = "".join(
-        f", COALESCE({measure.x}, 0) AS x{i}, {measure.y} AS y{i}"
-        for i, measure in enumerate(measures)
+    task = Task(
+        scope.experiment,
+        scope.version,
+        until=None,
+        measures=tuple(measure.name for measure in measures),
+        keys=(key,),
+        now=clock.now,
+        settled=clock.settled,
     )
-    totals = "".join(_totals(i) for i in range(len(measures)))
-    sql = f"""
-    SELECT treatment, key, clean, COUNT(*), SUM(missing), SUM(future), SUM(n_outcomes),
-        SUM(errors), SUM(aborts), SUM(shared), SUM(foreign_), SUM(early), SUM(impossible) {totals}
-    FROM (
-        SELECT e.variant = :treatment AS treatment, {key} AS key,
-            {CLEAN} AS clean,
-            COUNT(o.inference_id) AS n_outcomes,
-            COUNT(o.inference_id) = 0 AND e.exposed_at < :settled AS missing,
-            e.exposed_at > :now AS future,
-            COUNT(*) FILTER (WHERE o.status = 'error') AS errors,
-            COUNT(*) FILTER (WHERE o.status = 'aborted') AS aborts,
-            COUNT(*) FILTER (WHERE o.cache IN ('hit', 'join')) AS shared,
-            COUNT(*) FILTER (WHERE o.variant <> e.variant) AS foreign_,
-            COUNT(*) FILTER (WHERE o.finished_at < e.exposed_at - {_SKEW_S}) AS early,
-            COUNT(*) FILTER (WHERE NOT o.duration_s BETWEEN 0 AND {LONGEST_S}) AS impossible
-            {per_unit}
-        FROM exposures AS e LEFT JOIN {OUTCOMES_OF_UNIT}
-        WHERE {scope.where}
-        GROUP BY e.unit
-    )
-    GROUP BY treatment, key, clean ORDER BY treatment, key, clean
-    """  # noqa: S608 (own expressions; values are parameters)
-    values = scope.parameters() | {"now": clock.now, "settled": clock.settled}
-    width, first = len(Moments._fields), 3 + len(Counts._fields)
-    return [
-        Cell(
-            treatment=bool(row[0]),
-            key=row[1],
-            clean=bool(row[2]),
-            counts=Counts(*row[3:first]),
-            moments={
-                measure.name: Moments(*row[first + width * i : first + width * (i + 1)])
-                for i, measure in enumerate(measures)
-            },
+    return cells_of(survey(log, task).cells, scope, clock, key=key)
+
+
+def cells_of(
+    found: Iterable[CellSums], scope: Scope, clock: Clock, *, key: str = DAY
+) -> list[Cell]:
+    """Return the sums of the pieces together.
+
+    Args:
+        found: Of the pieces, in their order.
+        scope: What is analysed.
+        clock: For faults.
+        key: The one that is wanted.
+    """
+    cells: dict[tuple[bool, Any, bool], Cell] = {}
+    for part in found:
+        if part.key_name != key or not scope.has(part.config_hash, part.variant):
+            continue
+        counts = Counts(*part.counts)
+        late = int((part.pending < clock.settled).sum())
+        cell = Cell(
+            treatment=part.variant == scope.treatment,
+            key=part.key,
+            clean=part.clean,
+            counts=counts._replace(missing=counts.missing + late),
+            moments={name: _moments(sums) for name, sums in part.moments.items()},
         )
-        for row in log.rows(sql, values)
-    ]
+        place = (cell.treatment, cell.key, cell.clean)
+        cells[place] = cells[place].plus(cell) if place in cells else cell
+    return [cells[place] for place in sorted(cells)]
 
 
-CLEAN = """
-NOT EXISTS (
-    SELECT 1 FROM exposure_conflicts AS c WHERE c.experiment = :experiment
-    AND c.version = :version AND c.unit = e.unit
-) AND COUNT(*) FILTER (WHERE o.variant <> e.variant) = 0
-"""
-"""Whether a session was seen in one arm only, and always answered by it."""
-
-
-def _totals(i: int) -> str:
-    """Return the columns of `Moments` for measure number i."""
-    has = f"FILTER (WHERE y{i} > 0)"
-    columns = (f"x{i}", f"x{i} * x{i}", f"y{i}", f"y{i} * y{i}", f"x{i} * y{i}")
-    sums = "".join(f", COALESCE(SUM({column}) {has}, 0)" for column in columns)
-    return f", COUNT(*) {has}, COUNT(*) FILTER (WHERE y{i} > 0 AND x{i} > 0){sums}"
+def _moments(sums: Sequence[float]) -> Moments:
+    n, positive, *rest = sums
+    return Moments(int(n), int(positive), *rest)
 
 
 def multi_exposed(log: Log, scope: Scope) -> int:

@@ -78,9 +78,10 @@ def _pair(analysis: Analysis, name: str, key: str) -> Card:
 def _changes(analysis: Analysis) -> Card:
     conflicts = analysis.evidence.health.conflicts
     if conflicts:
-        return Card("Definition", "changed mid-run", "bad", f"{len(conflicts)} conflicts, below")
+        many = "one conflict" if len(conflicts) == 1 else f"{len(conflicts)} conflicts"
+        return Card("Definition", "changed mid-run", "bad", f"{many}, below")
     phases = len(analysis.phases)
-    more = "salt, name and models are one" if analysis.declared else "not declared: salt unknown"
+    more = "one salt, name and model per arm" if analysis.declared else "not declared: salt unknown"
     return Card(
         "Definition", "unchanged", "good", more + (f"; phase {phases}" if phases > 1 else "")
     )

@@ -78,7 +78,7 @@ def _facts(analysis: Analysis) -> str:
         "unit: session",
     ]
     hypothesis = analysis.declaration.hypothesis
-    shown = f"<p>{escape(hypothesis)}</p>" if hypothesis else ""
+    shown = f"<p><b>Hypothesis:</b> {escape(hypothesis)}</p>" if hypothesis else ""
     return f'<p class="facts">{" · ".join(escape(fact) for fact in facts)}</p>{shown}'
 
 
@@ -107,15 +107,17 @@ def _verdict(analysis: Analysis) -> str:
         word = "Keep running" + (
             f", about {decision.days_left} more days" if decision.days_left else ""
         )
+    believed = ReasonCode.INVALID not in decision.codes
     reasons = "".join(_reason(reason) for reason in decision.reasons if reason.detail)
     left = ""
-    if decision.units_left:
+    if decision.units_left and believed:
         left = f"<p>{decision.units_left:,} of {analysis.evidence.progress.planned_units:,} "
         left += "planned sessions are still to come.</p>"
     codes = " · ".join([decision.verdict.value, *_categories(analysis)])
     return (
         f'<div class="verdict {colour}"><span class="word">{escape(word)}</span>'
-        f'<span class="code">{escape(codes)}</span><ul>{reasons}</ul>{left}{_score(analysis)}</div>'
+        f'<span class="code">{escape(codes)}</span><ul>{reasons}</ul>{left}'
+        f"{_score(analysis) if believed else ''}</div>"
     )
 
 
@@ -137,7 +139,7 @@ def _score(analysis: Analysis) -> str:
     if score is None:
         return ""
     used = ReasonCode.TIE_BREAK_SCORE in analysis.decision.codes
-    word = "It has decided this shown tie." if used else "It breaks shown ties only."
+    word = "It decided this tie." if used else "It decides only a tie that was shown."
     return f"<p>Score: {escape(score.arithmetic)}. <span class=soft>{word}</span></p>"
 
 
@@ -145,8 +147,8 @@ def _metrics(analysis: Analysis) -> str:
     adjusted = dict(analysis.decision.adjusted_p_values)
     header = (
         "<tr><th>metric</th><th class=num>A</th><th class=num>B</th><th class=num>B against A</th>"
-        f"<th>{100 * (1 - analysis.evidence.alpha):g} % interval, always valid unless marked</th>"
-        "<th></th><th class=num>p</th><th class=num>detectable</th></tr>"
+        f'<th colspan="2">{100 * (1 - analysis.evidence.alpha):g} % interval, always valid unless '
+        "marked</th><th class=num>p</th><th class=num>detectable</th></tr>"
     )
     rows = []
     for role, what in _ROLES:
@@ -159,8 +161,12 @@ def _metrics(analysis: Analysis) -> str:
         )
         rows += [_metric(metric, adjusted, analysis) for metric in found]
     note = escape(tables.metrics(analysis).note)
+    warning = ""
+    if ReasonCode.INVALID in analysis.decision.codes:
+        warning = '<p class="bad-text">Not to be believed; shown to find out what happened.</p>'
     return (
-        f'<div class="scroll"><table>{header}{"".join(rows)}</table></div><p class="note">{note}; '
+        f'{warning}<div class="scroll"><table>{header}{"".join(rows)}</table></div>'
+        f'<p class="note">{note}; '
         "the red line is the margin of harm. Per protocol: only sessions that were always served "
         "by their own variant.</p>"
     )
@@ -171,7 +177,7 @@ def _metric(metric: MetricEvidence, adjusted: dict[str, float], analysis: Analys
     opening = '<tr class="minor">' if minor else "<tr>"
     name = escape(metric.name) + (" <small>per protocol</small>" if minor else "")
     sizes = f"{metric.n_control:,} / {metric.n_treatment:,} sessions"
-    first = f'<td title="{escape(metric.method)}, {sizes}">{name}</td>'
+    first = f'<td class="line-up" title="{escape(metric.method)}, {sizes}">{name}</td>'
     if metric.effect is None:
         refusal = f"{metric.problem}: {metric.problem_detail}"
         return f'{opening}{first}<td colspan="7" class="wide open-text">{escape(refusal)}</td></tr>'
@@ -192,6 +198,8 @@ def _metric(metric: MetricEvidence, adjusted: dict[str, float], analysis: Analys
 
 def _says(metric: MetricEvidence, analysis: Analysis) -> str:
     """Return `good`, `bad` or `open`: what the interval says, by the rules of the decision."""
+    if ReasonCode.INVALID in analysis.decision.codes:
+        return "open"
     if metric.role is MetricRole.GUARDRAIL:
         at_horizon = is_at_horizon(analysis.evidence)
         match guardrail_state(metric, at_horizon=at_horizon):

@@ -42,7 +42,7 @@ tr.minor td { color: var(--soft); }
   background: var(--open-bg); color: var(--open); }
 .good-text { color: var(--good); } .bad-text { color: var(--bad); font-weight: 600; }
 .open-text { color: var(--soft); } .warn-text { color: var(--warn); }
-svg { display: block; height: auto; width: 100%; } td svg { width: 190px; }
+svg { display: block; height: auto; width: 100%; } td svg { width: 190px; margin-right: .6rem; }
 svg text { fill: var(--ink); font-size: 12.5px; }
 svg text.tick { fill: var(--soft); font-size: 11.5px; }
 .grid { stroke: var(--rule); } .zero { stroke: var(--soft); stroke-dasharray: 3 3; }

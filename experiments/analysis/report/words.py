@@ -41,7 +41,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
     """Return a value with three significant digits, thousands with separators."""
     if value is None:
         return "–"
-    sign = "+" if signed else ""
+    sign = "+" if signed and value else ""
     if abs(value) >= 1000:
         return f"{value:{sign},.0f}"
     return f"{value:{sign}z.3g}"
@@ -49,7 +49,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 def percent(value: float | None, *, signed: bool = False, digits: int = 1) -> str:
     """Return a share as percent."""
-    return "–" if value is None else f"{100 * value:{'+' if signed else ''}z.{digits}f} %"
+    return "–" if value is None else f"{100 * value:{'+' if signed and value else ''}z.{digits}f} %"
 
 
 def p_value(value: float | None) -> str:

@@ -1,0 +1,126 @@
+"""The answers of a piece of the log, and what each measure adds up of them per session.
+
+A measure is two numbers per session, x and y; `measures` says what is made of them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from experiments.analysis.columns import Coded, Flags, Floats, Ints, among, coded, floats
+from experiments.analysis.measures import LONGEST_S
+
+
+class Answers(NamedTuple):
+    """Enrolled requests, one a row, in the order of their sessions."""
+
+    session: Ints
+    """Row of the session."""
+    variant: Coded
+    """Who answered."""
+    ok: Flags
+    error: Flags
+    aborted: Flags
+    shared: Flags
+    """Cache hits and joins: somebody else's request paid for them."""
+    finished_at: Floats
+    duration_s: Floats
+    ttft_s: Floats
+    completion_tokens: Floats
+    confidence: Floats
+
+    @classmethod
+    def of(cls, outcomes: pa.Table, session: Ints) -> "Answers":
+        """Return the answers whose session is there.
+
+        Args:
+            outcomes: Columns of a piece.
+            session: Row of each one's session, -1 where there is none.
+        """
+        if (session < 0).any():
+            outcomes = outcomes.filter(pa.array(session >= 0))
+            session = session[session >= 0]
+        return cls(
+            session=session,
+            variant=coded(outcomes["variant"]),
+            ok=among(outcomes["status"], "ok"),
+            error=among(outcomes["status"], "error"),
+            aborted=among(outcomes["status"], "aborted"),
+            shared=among(outcomes["cache"], "hit", "join"),
+            **{
+                name: floats(outcomes[name])
+                for name in (
+                    "finished_at",
+                    "duration_s",
+                    "ttft_s",
+                    "completion_tokens",
+                    "confidence",
+                )
+            },
+        )
+
+
+def fresh(answers: Answers) -> Flags:
+    """Return which answers the session's variant made for it: these have a latency and a cost."""
+    return answers.ok & ~answers.shared & _within(answers.duration_s, LONGEST_S)
+
+
+def per_session(measure: str, answers: Answers, n: int) -> tuple[Floats, Floats]:
+    """Return x and y of every session.
+
+    Args:
+        measure: Name of a measure of outcomes, no quantile.
+        answers: Of `n` sessions.
+        n: Number of sessions.
+    """
+    return _SUMS[measure](answers, n)
+
+
+def _within(values: Floats, longest: float) -> Flags:
+    """Return which values lie between 0 and a bound; none does not."""
+    found: Flags = (values >= 0) & (values <= longest)
+    return found
+
+
+def _count(answers: Answers, which: Flags, n: int) -> Floats:
+    return np.bincount(answers.session[which], minlength=n).astype(np.float64)
+
+
+def _shares(which: Callable[[Answers], Flags]) -> Callable[[Answers, int], tuple[Floats, Floats]]:
+    """Return a measure: the requests of a kind, over all."""
+
+    def pair(answers: Answers, n: int) -> tuple[Floats, Floats]:
+        everything = np.ones(len(answers.session), dtype=bool)
+        return _count(answers, which(answers), n), _count(answers, everything, n)
+
+    return pair
+
+
+def _sums(
+    column: Callable[[Answers], Floats], which: Callable[[Answers], Flags]
+) -> Callable[[Answers, int], tuple[Floats, Floats]]:
+    """Return a measure: the sum of a column over some answers, and their number."""
+
+    def pair(answers: Answers, n: int) -> tuple[Floats, Floats]:
+        chosen = which(answers)
+        values = column(answers)[chosen]
+        x = np.bincount(answers.session[chosen], weights=values, minlength=n)
+        return x.astype(np.float64), _count(answers, chosen, n)
+
+    return pair
+
+
+_SUMS: dict[str, Callable[[Answers, int], tuple[Floats, Floats]]] = {
+    "errors": _shares(lambda a: a.error),
+    "aborts": _shares(lambda a: a.aborted),
+    "requests": _shares(lambda a: np.ones(len(a.session), dtype=bool)),
+    "latency": _sums(lambda a: a.duration_s, fresh),
+    "ttft": _sums(lambda a: a.ttft_s, lambda a: fresh(a) & _within(a.ttft_s, LONGEST_S)),
+    "completion_tokens": _sums(
+        lambda a: a.completion_tokens,
+        lambda a: fresh(a) & _within(a.completion_tokens, LONGEST_S),
+    ),
+    "confidence": _sums(lambda a: a.confidence, lambda a: a.ok & _within(a.confidence, 1.0)),
+}

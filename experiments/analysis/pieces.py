@@ -1,0 +1,405 @@
+"""What is computed of one piece of the log: some thousand sessions, with all that belongs to them.
+
+Everything that an analysis needs is a sum over sessions, an order statistic over answers, or a hash
+over rows in order. So pieces can be read by several processes, and memory is that of a piece. Sums
+within a piece are taken one after the other in the order of the units, and pieces in their order:
+the result is the same to the last bit however many processes there are, and on every machine.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from experiments.analysis.answers import Answers, fresh, per_session
+from experiments.analysis.columns import (
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Coded,
+    Flags,
+    Floats,
+    Ints,
+    Reader,
+    among,
+    canonical,
+    coded,
+    floats,
+    places_in,
+)
+from experiments.analysis.keys import key_of
+from experiments.analysis.measures import LONGEST_S
+
+SETTLED_S = 600.0
+"""An outcome may take this long: twice the default deadline of a request."""
+_SKEW_S = 60.0
+"""An outcome may end this long before its exposure by another node's clock."""
+_EXPOSURES = """
+SELECT unit, variant, config_hash, model_sha256, probability, bucket, exposed_at {more}
+FROM exposures
+WHERE experiment = :experiment AND version = :version AND unit > :after AND unit <= :last {known}
+ORDER BY unit
+"""
+_EXPOSURE_COLUMNS = (
+    ("unit", TEXT),
+    ("variant", TEXT),
+    ("config_hash", TEXT),
+    ("model_sha256", TEXT),
+    ("probability", NUMBER),
+    ("bucket", WHOLE),
+    ("exposed_at", NUMBER),
+)
+_OUTCOMES = """
+SELECT unit, variant, status, cache, finished_at, duration_s, ttft_s, completion_tokens, confidence
+FROM outcomes
+WHERE experiment = :experiment AND version = :version AND unit > :after AND unit <= :last
+    AND exposure = 'enrolled' {known}
+ORDER BY unit, exposure, variant, status, cache, finished_at, duration_s, ttft_s,
+    completion_tokens, confidence
+"""
+_OUTCOME_COLUMNS = (
+    ("unit", TEXT),
+    ("variant", TEXT),
+    ("status", TEXT),
+    ("cache", TEXT),
+    ("finished_at", NUMBER),
+    ("duration_s", NUMBER),
+    ("ttft_s", NUMBER),
+    ("completion_tokens", NUMBER),
+    ("confidence", NUMBER),
+)
+_CONFLICTS = """
+SELECT unit, variant, probability, bucket, exposed_at, config_hash, model_sha256
+FROM exposure_conflicts
+WHERE experiment = :experiment AND version = :version AND unit > :after AND unit <= :last {known}
+ORDER BY unit, variant
+"""
+_CONFLICT_COLUMNS = (
+    ("unit", TEXT),
+    ("variant", TEXT),
+    ("probability", NUMBER),
+    ("bucket", WHOLE),
+    ("exposed_at", NUMBER),
+    ("config_hash", TEXT),
+    ("model_sha256", TEXT),
+)
+_VOTES = """
+SELECT metric, unit, value FROM ratings WHERE unit > :after AND unit <= :last
+ORDER BY unit, metric, target, tenant
+"""
+_VOTE_COLUMNS = (("metric", TEXT), ("unit", TEXT), ("value", NUMBER))
+
+
+class Task(NamedTuple):
+    """What to compute of every piece."""
+
+    experiment: str
+    version: int
+    until: int | None
+    """Only events up to this place of the log; None for files that have no places."""
+    measures: tuple[str, ...] = ()
+    """Measures of outcomes whose sums are wanted."""
+    votes: tuple[str, ...] = ()
+    """Feedback metrics whose sums are wanted."""
+    keys: tuple[str, ...] = ()
+    """Keys by which sums are kept apart; none where no sums are wanted."""
+    now: float = 0.0
+    """Exposures after it lie in the future."""
+    settled: float | None = None
+    """Sessions exposed before it must have an outcome; None if it depends on the last exposure."""
+    durations: bool = False
+    """Whether every fresh answer's duration is wanted, for quantiles."""
+    digest: bool = False
+    """Whether the hash is wanted."""
+
+
+class Piece(NamedTuple):
+    """A range of units: after one, up to another."""
+
+    after: str
+    last: str
+
+
+class GroupSums(NamedTuple):
+    """Exposures of one configuration, variant, probability and model."""
+
+    config_hash: str
+    variant: str
+    probability: float
+    model_sha256: str
+    n_units: int
+    first_at: float
+    last_at: float
+    first_unit: str
+    last_unit: str
+
+
+class CellSums(NamedTuple):
+    """Sums of one key, configuration, variant and population."""
+
+    key_name: str
+    key: Any
+    config_hash: str
+    variant: str
+    clean: bool
+    """Sessions seen in one arm only and always served by it: the per-protocol population."""
+    counts: tuple[int, ...]
+    """`sums.Counts`, of `missing` only what is certain."""
+    pending: Floats
+    """When the other sessions without an outcome were exposed."""
+    moments: dict[str, tuple[float, ...]]
+    """`sums.Moments` per measure."""
+
+
+class Durations(NamedTuple):
+    """Seconds of the fresh answers of one configuration and variant."""
+
+    config_hash: str
+    variant: str
+    values: Floats
+    """Session by session."""
+    counts: npt.NDArray[np.int32]
+    """Answers per session that has any."""
+
+
+class Result(NamedTuple):
+    """What was found in a piece."""
+
+    groups: list[GroupSums]
+    cells: list[CellSums]
+    durations: list[Durations]
+    digest: bytes
+
+
+def compute(reader: Reader, ratings: Reader, task: Task, piece: Piece) -> Result:
+    """Read a piece and compute what is wanted.
+
+    Args:
+        reader: Of the log.
+        ratings: Of the votes that count, by session.
+        task: What is wanted.
+        piece: Which units.
+    """
+    values = {
+        "experiment": task.experiment,
+        "version": task.version,
+        "after": piece.after,
+        "last": piece.last,
+    } | ({} if task.until is None else {"until": task.until})
+    known = "" if task.until is None else "AND seq <= :until"
+
+    def read(source: Reader, sql: str, columns: Any, **parts: str) -> pa.Table:
+        wanted = values if source is reader else {k: values[k] for k in ("after", "last")}
+        return source.read(sql.format(known=known, **parts), wanted, pa.schema(columns))
+
+    more = tuple(key for key in task.keys if key in ("served_model", "tenant"))
+    exposures = read(
+        reader,
+        _EXPOSURES,
+        _EXPOSURE_COLUMNS + tuple((name, TEXT) for name in more),
+        more="".join(f", {name}" for name in more),
+    )
+    sessions = _Sessions(exposures)
+    if not (task.keys or task.durations or task.digest):
+        return Result(sessions.groups(), [], [], b"")
+    outcomes = read(reader, _OUTCOMES, _OUTCOME_COLUMNS)
+    conflicts = read(reader, _CONFLICTS, _CONFLICT_COLUMNS)
+    votes = read(ratings, _VOTES, _VOTE_COLUMNS)
+    digest = hashlib.sha256()
+    if task.digest:
+        for table in (exposures, conflicts, outcomes, votes):
+            for part in canonical(table):
+                digest.update(part)
+    answers = Answers.of(outcomes, places_in(outcomes["unit"], exposures["unit"]))
+    return Result(
+        groups=sessions.groups(),
+        cells=_cells(sessions, answers, conflicts, votes, task) if task.keys else [],
+        durations=sessions.durations(answers) if task.durations else [],
+        digest=digest.digest(),
+    )
+
+
+class _Sessions:
+    """The exposures of a piece, a session each, in the order of their units."""
+
+    def __init__(self, exposures: pa.Table) -> None:
+        self.table = exposures
+        self.n = exposures.num_rows
+        self.variant = coded(exposures["variant"])
+        self.config = coded(exposures["config_hash"])
+        self.exposed_at = floats(exposures["exposed_at"])
+
+    def groups(self) -> list[GroupSums]:
+        """Return the exposures in groups."""
+        model = coded(self.table["model_sha256"])
+        probabilities, probability = np.unique(
+            floats(self.table["probability"]), return_inverse=True
+        )
+        units = self.table["unit"]
+        found = []
+        for members in _classes(
+            self.config.codes, self.variant.codes, probability.astype(np.int64), model.codes
+        ):
+            first, last = members[0], members[-1]
+            at = self.exposed_at[members]
+            found.append(
+                GroupSums(
+                    config_hash=self.config.names[self.config.codes[first]],
+                    variant=self.variant.names[self.variant.codes[first]],
+                    probability=float(probabilities[probability[first]]),
+                    model_sha256=model.names[model.codes[first]],
+                    n_units=len(members),
+                    first_at=float(at.min()),
+                    last_at=float(at.max()),
+                    first_unit=units[int(first)].as_py(),
+                    last_unit=units[int(last)].as_py(),
+                )
+            )
+        return found
+
+    def durations(self, answers: Answers) -> list[Durations]:
+        """Return the durations of fresh answers, per configuration and variant."""
+        wanted = fresh(answers)
+        session, seconds = answers.session[wanted], answers.duration_s[wanted]
+        found = []
+        for members in _classes(self.config.codes[session], self.variant.codes[session]):
+            first = session[members[0]]
+            _, counts = np.unique(session[members], return_counts=True)
+            found.append(
+                Durations(
+                    config_hash=self.config.names[self.config.codes[first]],
+                    variant=self.variant.names[self.variant.codes[first]],
+                    values=seconds[members],
+                    counts=counts.astype(np.int32),
+                )
+            )
+        return found
+
+
+def _classes(*codes: Ints) -> list[Ints]:
+    """Return the rows that have the same codes together, each class in the order of the rows."""
+    if not len(codes[0]):
+        return []
+    combined = codes[0]
+    for more in codes[1:]:
+        combined = combined * (int(more.max()) + 1) + more
+    order = np.argsort(combined, kind="stable")
+    borders = np.flatnonzero(np.diff(combined[order])) + 1
+    return np.split(order, borders)
+
+
+def _cells(
+    sessions: _Sessions, answers: Answers, conflicts: pa.Table, votes: pa.Table, task: Task
+) -> list[CellSums]:
+    n = sessions.n
+    foreign = _foreign(sessions.variant, answers)
+    early = answers.finished_at < sessions.exposed_at[answers.session] - _SKEW_S
+    impossible = ~((answers.duration_s >= 0) & (answers.duration_s <= LONGEST_S))
+    two_arms = np.zeros(n, dtype=bool)
+    places = places_in(conflicts["unit"], sessions.table["unit"])
+    two_arms[places[places >= 0]] = True
+
+    def per_unit(which: Flags) -> Ints:
+        return np.bincount(answers.session[which], minlength=n)
+
+    n_answers = np.bincount(answers.session, minlength=n)
+    n_foreign = per_unit(foreign)
+    counted = {
+        "outcomes": n_answers,
+        "errors": per_unit(answers.error),
+        "aborts": per_unit(answers.aborted),
+        "shared": per_unit(answers.shared),
+        "foreign": n_foreign,
+        "early": per_unit(early),
+        "impossible": per_unit(impossible),
+        "future": (sessions.exposed_at > task.now).astype(np.int64),
+    }
+    clean = ~two_arms & (n_foreign == 0)
+    unanswered = n_answers == 0
+    missing = unanswered & (sessions.exposed_at < _certain(sessions, task))
+    pending = unanswered & ~missing
+    pairs = {name: per_session(name, answers, n) for name in task.measures}
+    pairs |= {metric: _rated(metric, votes, sessions) for metric in task.votes}
+    found = []
+    for key_name in task.keys:
+        key = key_of(key_name, sessions.table)
+        for members in _classes(
+            sessions.variant.codes, sessions.config.codes, key.codes, clean.astype(np.int64)
+        ):
+            first = members[0]
+
+            def total(name: str, members: Ints = members) -> int:
+                return int(counted[name][members].sum())
+
+            found.append(
+                CellSums(
+                    key_name=key_name,
+                    key=key.names[key.codes[first]],
+                    config_hash=sessions.config.names[sessions.config.codes[first]],
+                    variant=sessions.variant.names[sessions.variant.codes[first]],
+                    clean=bool(clean[first]),
+                    counts=(
+                        len(members),
+                        int(missing[members].sum()),
+                        total("future"),
+                        *(total(name) for name in _ANSWER_COUNTS),
+                    ),
+                    pending=sessions.exposed_at[members][pending[members]],
+                    moments={
+                        name: _moments(x[members], y[members]) for name, (x, y) in pairs.items()
+                    },
+                )
+            )
+    return found
+
+
+_ANSWER_COUNTS = ("outcomes", "errors", "aborts", "shared", "foreign", "early", "impossible")
+
+
+def _foreign(variant: Coded, answers: Answers) -> Flags:
+    """Return which answers came from another variant than the session's."""
+    # The two columns number the variants on their own.
+    places = {name: i for i, name in enumerate(variant.names)}
+    same = np.array([places.get(name, -1) for name in answers.variant.names] or [-1])
+    differs: Flags = same[answers.variant.codes] != variant.codes[answers.session]
+    return differs
+
+
+def _certain(sessions: _Sessions, task: Task) -> Floats | float:
+    """Return the moment before which a session must have an outcome, whatever other pieces say."""
+    if task.settled is not None:
+        return task.settled
+    latest = np.full(len(sessions.config.names), -np.inf)
+    np.maximum.at(latest, sessions.config.codes, sessions.exposed_at)
+    return latest[sessions.config.codes] - SETTLED_S
+
+
+def _rated(metric: str, votes: pa.Table, sessions: _Sessions) -> tuple[Floats, Floats]:
+    """Return x and y of a feedback metric: the session's mean vote, and 1 where there is any."""
+    which = among(votes["metric"], metric)
+    places = places_in(votes["unit"], sessions.table["unit"])
+    counts = which & (places >= 0)
+    n_votes = np.bincount(places[counts], minlength=sessions.n)
+    sums = np.bincount(places[counts], weights=floats(votes["value"])[counts], minlength=sessions.n)
+    return sums / np.maximum(n_votes, 1), (n_votes > 0).astype(np.float64)
+
+
+def _moments(x: Floats, y: Floats) -> tuple[float, ...]:
+    """Return `sums.Moments` over the sessions that have y."""
+    has = y > 0
+    x, y = x[has], y[has]
+    return (
+        len(x),
+        int((x > 0).sum()),
+        *(_in_order(column) for column in (x, x * x, y, y * y, x * y)),
+    )
+
+
+def _in_order(values: Floats) -> float:
+    """Return the sum, taken from the first to the last on every machine.
+
+    `numpy.sum` takes several at once, how many depends on the processor.
+    """
+    return float(np.bincount(np.zeros(len(values), dtype=np.int64), weights=values, minlength=1)[0])

@@ -1,0 +1,165 @@
+"""Reading an experiment from the log, piece by piece, in as many processes as pay."""
+
+import hashlib
+import multiprocessing
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from experiments.analysis.columns import ArrowReader, RowReader, arrow_reader
+from experiments.analysis.errors import UnreadableLog
+from experiments.analysis.log import Log
+from experiments.analysis.pieces import (
+    CellSums,
+    Durations,
+    GroupSums,
+    Piece,
+    Result,
+    Task,
+    compute,
+)
+from experiments.analysis.ratings import make_ratings
+
+PIECE_UNITS = 50_000
+"""Sessions of a piece. Part of what the hash of the events means: never change it alone."""
+_ALONE = 4
+"""So many pieces are read sooner than other processes have started."""
+_AHEAD = 4
+"""Pieces per process that are handed out before the first one's result is taken."""
+
+_NEXT = """
+SELECT unit FROM exposures WHERE experiment = :experiment AND version = :version AND unit > :after
+ORDER BY unit LIMIT 1 OFFSET :n
+"""
+_LAST = """
+SELECT MAX(unit) FROM exposures WHERE experiment = :experiment AND version = :version
+AND unit > :after
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was found in all pieces, in their order."""
+
+    groups: list[GroupSums] = field(default_factory=list)
+    cells: list[CellSums] = field(default_factory=list)
+    durations: list[Durations] = field(default_factory=list)
+    events_sha256: str = ""
+
+
+def survey(log: Log, task: Task) -> Survey:
+    """Read all sessions of an experiment's version.
+
+    Args:
+        log: The event file; its snapshot is read, by other processes too.
+        task: What is wanted; `until` is set here.
+
+    Raises:
+        UnreadableLog: If the file cannot be read any more.
+    """
+    task = task._replace(until=log.last_place)
+    found = Survey()
+    digest = hashlib.sha256(b"carril-events-2\n")
+    for result in _results(log, task):
+        found.groups.extend(result.groups)
+        found.cells.extend(result.cells)
+        found.durations.extend(result.durations)
+        digest.update(result.digest)
+    if not task.digest:
+        return found
+    return Survey(
+        groups=found.groups,
+        cells=found.cells,
+        durations=found.durations,
+        events_sha256=digest.hexdigest(),
+    )
+
+
+def _results(log: Log, task: Task) -> Iterator[Result]:
+    pieces = _pieces(log, task)
+    first = list(islice(pieces, _ALONE + 1))
+    many = len(first) > _ALONE
+    with ExitStack() as stack:
+        ratings = None
+        if many:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="carril-analysis-"))
+            ratings = Path(folder) / "ratings.db"
+        db = stack.enter_context(closing(_ratings(log, task, ratings)))
+        if ratings is None:
+            alone = RowReader(db)
+            for piece in first:
+                yield compute(log.reader, alone, task, piece)
+            return
+        db.close()
+        with _workers(log.path, ratings) as (executor, n_workers):
+            waiting = [executor.submit(_in_worker, task, piece) for piece in first]
+            for piece in pieces:
+                waiting.append(executor.submit(_in_worker, task, piece))
+                if len(waiting) >= _AHEAD * n_workers:
+                    yield _taken(waiting.pop(0), log.path)
+            for future in waiting:
+                yield _taken(future, log.path)
+
+
+def _pieces(log: Log, task: Task) -> Iterator[Piece]:
+    """Yield the pieces: so many units each, in order."""
+    keys = {"experiment": task.experiment, "version": task.version}
+    after = ""
+    while True:
+        row = log.first(_NEXT, keys | {"after": after, "n": PIECE_UNITS - 1})
+        last = log.row(_LAST, keys | {"after": after})[0] if row is None else row[0]
+        if last is None:
+            return
+        yield Piece(after, last)
+        after = last
+
+
+def _ratings(log: Log, task: Task, path: Path | None) -> sqlite3.Connection:
+    if task.digest or task.votes:
+        return make_ratings(log, task.experiment, task.version, path)
+    return make_ratings(log, "", -1, path)
+
+
+@contextmanager
+def _workers(path: Path, ratings: Path) -> Iterator[tuple[Executor, int]]:
+    n_workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(
+        n_workers,
+        # A fork would have copies of the connections and threads of this process.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_open_in_worker,
+        initargs=(path, ratings),
+    ) as executor:
+        try:
+            yield executor, n_workers
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _taken(future: "Future[Result]", path: Path) -> Result:
+    try:
+        return future.result()
+    except OSError:
+        raise
+    except Exception as error:  # of Arrow's driver, which has errors of its own
+        raise UnreadableLog(f"{str(path)!r} cannot be read: {error}") from error
+
+
+_open: dict[str, ArrowReader] = {}
+"""What a worker process reads; closed with the process."""
+_keep = ExitStack()
+
+
+def _open_in_worker(path: Path, ratings: Path) -> None:
+    _open["log"] = _keep.enter_context(arrow_reader(path))
+    _open["ratings"] = _keep.enter_context(arrow_reader(ratings))
+
+
+def _in_worker(task: Task, piece: Piece) -> Result:
+    return compute(_open["log"], _open["ratings"], task, piece)
