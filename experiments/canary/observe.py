@@ -99,7 +99,9 @@ def look_at(
         plan=PlanSpec(units=max(1, round(min_units / smaller))),
         health=HealthSpec(
             multi_exposed_units=multi_exposed(log, scope),
-            conflicts=find_conflicts(log, scope, phase, found, declaration.salt).conflicts,
+            conflicts=find_conflicts(
+                log, scope, phase, found, declaration.salt, declaration.hash
+            ).conflicts,
         ),
         metrics=tuple(
             metric_input(

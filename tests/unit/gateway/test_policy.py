@@ -47,14 +47,14 @@ def test_enrolled_decision_says_everything_that_the_log_needs() -> None:
 def test_without_a_unit_control_answers_and_nothing_is_enrolled() -> None:
     decision = policy(0).decide("okla-chat", None)
     assert (decision.variant, decision.exposure) == ("stable", "none")
-    assert decision.experiment is None
+    assert (decision.experiment, decision.reason) == (None, "no_unit")
 
 
 @pytest.mark.parametrize("variant", ["stable", "candidate"])
 def test_pinned_variant_is_kept_out_of_the_experiment(variant: str) -> None:
     decision = policy().decide(f"okla-chat@{variant}", Unit("u1", "user"))
     assert (decision.variant, decision.exposure) == (variant, "pinned")
-    assert decision.experiment is None
+    assert (decision.experiment, decision.reason) == (None, None)
 
 
 def test_pinning_a_text_model_keeps_it_a_text_model() -> None:

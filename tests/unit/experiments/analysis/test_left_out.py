@@ -63,7 +63,13 @@ def growthbook(n_units: int, salt: str = "salt-1") -> list[Event]:
         made = assign(unit, split, salt=salt, hash=Hash.GROWTHBOOK_V2)
         at = START + number
         events += [
-            exposed(unit, variant=made.variant, bucket=made.bucket, exposed_at=at),
+            exposed(
+                unit,
+                variant=made.variant,
+                bucket=made.bucket,
+                exposed_at=at,
+                model_sha256="a" * 64,
+            ),
             outcome(f"{unit}-0", unit=unit, variant=made.variant, finished_at=at + 1),
         ]
     return events
