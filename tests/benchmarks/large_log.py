@@ -62,7 +62,7 @@ def make(path: Path, n_exposures: int, *, answers: float, voted: float, seed: in
             db.execute("BEGIN")
             for table, rows in _day(draw, split, day, n, place, answers, voted):
                 marks = ", ".join("?" * len(table.c))
-                db.executemany(f"INSERT INTO {table.name} VALUES ({marks})", rows)
+                db.executemany(f"INSERT INTO {table.name} VALUES ({marks})", rows)  # noqa: S608
                 place = max(place, rows[-1][-1])
             db.execute("UPDATE log_state SET value = ? WHERE name = 'last_seq'", (str(place),))
             db.execute("COMMIT")
@@ -87,8 +87,23 @@ def _day(
         at = START + (day + draw.random()) * DAY_S
         place += 1
         exposures.append(
-            (EXPERIMENT, 1, unit, made.variant, made.probability, made.bucket, at)
-            + (f"chatcmpl-{unit}", "okla-chat", "public", "0123456789abcdef", sha, 0, 3, place)
+            (
+                EXPERIMENT,
+                1,
+                unit,
+                made.variant,
+                made.probability,
+                made.bucket,
+                at,
+                f"chatcmpl-{unit}",
+                "okla-chat",
+                "public",
+                "0123456789abcdef",
+                sha,
+                0,
+                3,
+                place,
+            )
         )
         for number in range(int(answers) + (draw.random() < answers % 1)):
             took = draw.lognormvariate(-0.7, 0.5)
@@ -96,17 +111,56 @@ def _day(
             failed = draw.random() < 0.004
             place += 1
             outcomes.append(
-                (answer, answer[9:], at + took, "okla-chat", "public", made.variant, EXPERIMENT, 1)
-                + (unit, "enrolled", "error" if failed else "ok", None, "miss", 1, "stop", 120)
-                + (40 + draw.getrandbits(6), took, 0.2 * took, 0, "0123456789abcdef", sha, 3)
-                + ("busqueda", 0.5 + draw.random() / 2, place)
+                (
+                    answer,
+                    answer[9:],
+                    at + took,
+                    "okla-chat",
+                    "public",
+                    made.variant,
+                    EXPERIMENT,
+                    1,
+                    unit,
+                    "enrolled",
+                    "error" if failed else "ok",
+                    None,
+                    "miss",
+                    1,
+                    "stop",
+                    120,
+                    40 + draw.getrandbits(6),
+                    took,
+                    0.2 * took,
+                    0,
+                    "0123456789abcdef",
+                    sha,
+                    3,
+                    "busqueda",
+                    0.5 + draw.random() / 2,
+                    place,
+                )
             )
             if draw.random() < voted:
                 place += 1
                 votes.append(
-                    (f"fb-{answer}", at + took + 5, "public", "thumbs", "boolean", "inference")
-                    + ("increase", answer, float(draw.random() < 0.7), None, "{}", None, "")
-                    + ("0123456789abcdef", 3, place)
+                    (
+                        f"fb-{answer}",
+                        at + took + 5,
+                        "public",
+                        "thumbs",
+                        "boolean",
+                        "inference",
+                        "increase",
+                        answer,
+                        float(draw.random() < 0.7),
+                        None,
+                        "{}",
+                        None,
+                        "",
+                        "0123456789abcdef",
+                        3,
+                        place,
+                    )
                 )
     for table, rows in (
         (tables.exposures, exposures),
@@ -177,7 +231,7 @@ def main() -> None:
     (given.home / "run" / "gateway-config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     with closing(sqlite3.connect(path)) as db:
         rows = {
-            name: db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]
+            name: db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]  # noqa: S608
             for name in ("exposures", "outcomes", "feedback")
         }
     _print({"rows": rows, "file_mib": path.stat().st_size // 2**20})
