@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.serve_rules import Config
-from experiments.assignment import moved_units
+from experiments.assignment.changes import moves as moved_by
+from experiments.assignment.rules import Rules
 from serve_app.config import (
-    ExperimentConfig,
     GatewayConfig,
     ModelConfig,
     parse_gateway_config,
@@ -119,13 +119,21 @@ def _split_changes(old: GatewayConfig, new: GatewayConfig) -> tuple[list[Move], 
         before = old.experiments.get(name)
         if before is None:
             continue
-        if before.salt != after.salt:
+        changed = [key for key in ("salt", "hash") if getattr(before, key) != getattr(after, key)]
+        if changed:
+            key = changed[0]
             warnings.append(
-                f"experiment {name!r}: another salt ({before.salt!r} -> {after.salt!r}) assigns "
-                "every unit anew; earlier data cannot be continued"
+                f"experiment {name!r}: another {key} ({str(getattr(before, key))!r} -> "
+                f"{str(getattr(after, key))!r}) assigns every unit anew; earlier data cannot be "
+                "continued"
             )
             continue
-        moves += _moves(name, before, after)
+        moves += _moves(old.rules[name], new.rules[name])
+        if before.targeting != after.targeting:
+            warnings.append(
+                f"experiment {name!r}: another targeting; sessions that it leaves out get "
+                f"{after.control!r} from now on, those it takes in may be treated in mid-session"
+            )
     warnings += [
         f"experiment {move.experiment!r}: {move.share:.2%} of units move from treatment "
         f"{move.source!r} to {move.target!r}"
@@ -140,11 +148,11 @@ def _split_changes(old: GatewayConfig, new: GatewayConfig) -> tuple[list[Move], 
     return moves, warnings
 
 
-def _moves(name: str, before: ExperimentConfig, after: ExperimentConfig) -> list[Move]:
-    moved = moved_units(before.to_allocation(), after.to_allocation())
+def _moves(before: Rules, after: Rules) -> list[Move]:
+    moved = moved_by(before, after)
     return [
         Move(
-            experiment=name,
+            experiment=after.experiment,
             source=source,
             target=target,
             share=share,

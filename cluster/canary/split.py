@@ -66,7 +66,7 @@ def declares_same(ours: Declared, theirs: Declared) -> bool:
     """Return whether two declarations are of the same experiment: units keep their variants."""
     return ours.treatment == theirs.treatment and all(
         getattr(ours.experiment, name) == getattr(theirs.experiment, name)
-        for name in ("version", "salt", "control", "unit")
+        for name in ("version", "salt", "hash", "control", "unit")
     )
 
 

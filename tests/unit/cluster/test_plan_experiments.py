@@ -88,3 +88,45 @@ def test_new_weights_reload_no_model() -> None:
     )
 
     assert result.reloads == ()
+
+
+def with_experiment(**changes: Any) -> Config:
+    config = serve_config({"stable": 50, "candidate": 50})
+    gateway = config["applications"][0]["deployments"][0]["user_config"]
+    gateway["experiments"]["exp"] |= changes
+    return config
+
+
+def test_less_coverage_takes_treated_units_back_and_is_warned_about() -> None:
+    result = consequences(with_experiment(coverage=80), with_experiment(coverage=20))
+
+    assert [(m.source, m.target, round(m.share, 9), m.back) for m in result.moves] == [
+        ("candidate", "stable", 0.3, True)
+    ]
+    assert result.warnings == (
+        "experiment 'exp': 30.00% of units move from treatment 'candidate' to 'stable'",
+    )
+
+
+def test_more_coverage_only_adds_units() -> None:
+    result = consequences(with_experiment(coverage=20), with_experiment(coverage=80))
+
+    assert [(m.source, m.target, round(m.share, 9), m.back) for m in result.moves] == [
+        ("stable", "candidate", 0.3, False)
+    ]
+    assert result.warnings == ()
+
+
+def test_another_hash_is_another_experiment() -> None:
+    result = consequences(with_experiment(), with_experiment(hash="growthbook_v2"))
+
+    assert result.moves == ()
+    assert "another hash ('sha256' -> 'growthbook_v2')" in result.warnings[0]
+
+
+def test_another_targeting_is_warned_about() -> None:
+    after = with_experiment(targeting=[{"attribute": "channel", "equals": "web"}])
+    gateway = after["applications"][0]["deployments"][0]["user_config"]
+    gateway["attributes"] = {"channel": {"type": "text", "header": "x-channel"}}
+
+    assert "another targeting" in consequences(with_experiment(), after).warnings[0]
