@@ -4,7 +4,7 @@
 set -eu
 
 # command:package
-PROGRAMS="redis-server:redis-server pg_ctlcluster:postgresql"
+PROGRAMS="redis-server:redis-server pg_ctlcluster:postgresql chromium:chromium"
 
 missing=""
 for entry in $PROGRAMS; do

@@ -35,7 +35,7 @@ class Conversation(NamedTuple):
     thumbs: bool | None
 
 
-def read_conversations(path: Path, analysis: Analysis) -> list[Conversation]:
+def read_conversations(path: Path | str, analysis: Analysis) -> list[Conversation]:
     """Return the latest captured conversations of each arm; none where texts are not kept."""
     with open_log(path) as log:
         return [

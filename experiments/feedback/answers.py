@@ -1,5 +1,6 @@
 """What was said about one answer: its votes brought together."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -74,6 +75,16 @@ class RatedAnswer:
 
     def _vote(self, metric: str) -> Vote | None:
         return next((vote for vote in self.votes if vote.metric == metric), None)
+
+
+def reply_of(answer: str) -> str:
+    """Return what the user read: the `response` of a JSON answer, anything else as it is."""
+    try:
+        parsed = json.loads(answer)
+    except ValueError:
+        return answer
+    reply = parsed.get("response") if isinstance(parsed, dict) else None
+    return reply if isinstance(reply, str) else answer
 
 
 def rated_answers(votes: Iterable[Vote]) -> Iterator[RatedAnswer]:

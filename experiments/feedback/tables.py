@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from experiments.feedback.analysis import Analysis, MetricResult
+from experiments.feedback.answers import reply_of
 from experiments.feedback.arms import Arm
 from experiments.stats.proportions import Interval
 
@@ -18,6 +19,14 @@ class Bar(NamedTuple):
     low: float
     high: float
     """Ends of the scale."""
+    mark: float | None = None
+    """What the interval is to be seen against, if anything."""
+
+
+class Flag(str):
+    """A word that should catch the eye."""
+
+    __slots__ = ()
 
 
 class Section(NamedTuple):
@@ -178,6 +187,7 @@ def _metrics(metrics: Sequence[MetricResult]) -> Section:
 def _differences(metrics: Sequence[MetricResult]) -> Section:
     rows: list[tuple[str | Bar, ...]] = []
     for metric in metrics:
+        reach = _reach(metric)
         for row in metric.differences:
             found = row.comparison
             rows.append(
@@ -187,24 +197,30 @@ def _differences(metrics: Sequence[MetricResult]) -> Section:
                     f"{row.variant} - {row.control}",
                     "" if found is None else f"{found.effect:+.3f}",
                     "" if found is None else f"[{found.ci_lower:+.3f}, {found.ci_upper:+.3f}]",
-                    "" if found is None else f"{found.p_value:.3g}",
+                    "" if found is None else _p_value(found.p_value),
+                    ""
+                    if found is None or found.ci_lower is None or found.ci_upper is None
+                    else Bar(found.effect, found.ci_lower, found.ci_upper, -reach, reach, 0.0),
                     row.refusal or "",
                 )
             )
     return Section(
         "Differences to control",
-        "Always valid: the interval holds however often one looks. Only enrolled sessions.",
-        ("metric", "experiment", "difference", "effect", "interval", "p", "remark"),
+        "Always valid: the interval holds however often one looks. Only enrolled sessions. The "
+        "line is no difference.",
+        ("metric", "experiment", "difference", "effect", "interval", "p", "", "remark"),
         tuple(rows),
         "No two variants of an experiment with numeric feedback.",
     )
 
 
 def _intents(analysis: Analysis) -> Section:
+    overall = analysis.n_blamed / analysis.n_answers if analysis.n_answers else None
     return Section(
         "Intents, the weakest first",
         "Share of rated answers that were blamed. Weak: surely above the share of all, with the "
-        "error rate divided by the number of intents. Who rates is not chance: a place to look.",
+        "error rate divided by the number of intents. The line is the share of all. Who rates is "
+        "not chance: a place to look.",
         ("intent", "rated", "blamed", "share", "interval", "wrong intent", "", "weak"),
         tuple(
             (
@@ -214,8 +230,8 @@ def _intents(analysis: Analysis) -> Section:
                 f"{row.blamed_rate:.1%}",
                 _interval(row.interval),
                 str(row.n_wrong_intent),
-                Bar(row.blamed_rate, *row.interval, 0.0, 1.0),
-                "weak" if row.weak else "",
+                Bar(row.blamed_rate, *row.interval, 0.0, 1.0, overall),
+                Flag("weak") if row.weak else "",
             )
             for row in analysis.intents
         ),
@@ -249,7 +265,7 @@ def _patterns(analysis: Analysis) -> Section:
                 _share(row.n_untrue, row.of_untrue),
                 _share(row.n_praised, row.of_praised),
                 _interval(row.interval),
-                "yes" if row.suspicious else "",
+                Flag("yes") if row.suspicious else "",
             )
             for row in analysis.patterns
         ),
@@ -267,13 +283,22 @@ def _examples(analysis: Analysis) -> Section:
                 example.category,
                 example.variant or "?",
                 example.intent or "",
-                example.answer or f"(not captured: {example.inference_id})",
+                reply_of(example.answer)
+                if example.answer
+                else f"(not captured: {example.inference_id})",
                 example.correction or "",
             )
             for example in analysis.examples
         ),
         "No answer was called untrue.",
     )
+
+
+def _reach(metric: MetricResult) -> float:
+    """Return a scale, the same to both sides of zero, for the differences of a metric."""
+    found = [row.comparison for row in metric.differences if row.comparison]
+    ends = [end for c in found for end in (c.ci_lower, c.ci_upper) if end is not None]
+    return 1.1 * max(map(abs, ends), default=0.0) or 1.0
 
 
 def _scale(arms: Sequence[Arm]) -> tuple[float, float]:
@@ -288,6 +313,10 @@ def _scale(arms: Sequence[Arm]) -> tuple[float, float]:
 
 def _interval(interval: Interval | None) -> str:
     return "" if interval is None else f"[{interval.lower:.3f}, {interval.upper:.3f}]"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
 def _share(part: int, whole: int) -> str:

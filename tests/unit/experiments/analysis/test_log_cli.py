@@ -1,6 +1,7 @@
 """`carril exp ls|show|decide|report` from the event log, as a user runs them."""
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,10 @@ def test_a_report_of_bad_data_says_so_in_red(home: Path) -> None:
     assert "The data cannot be believed" in text
     assert "re-salted" in text
     assert 'class="verdict bad"' in text
+    # No number that looks fine: no score, no metric in green.
+    assert "Score:" not in text
+    assert not re.search(r'class="[^"]*good[^"]*">[-+]', text)
+    assert "Not to be believed" in text
 
 
 def test_the_gateways_configuration_in_force_declares_by_default(

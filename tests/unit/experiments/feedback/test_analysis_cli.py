@@ -257,6 +257,19 @@ def test_report_is_one_page_that_loads_nothing_and_shows_text_as_text(
     assert written == analysis(home, capsys)
 
 
+def test_report_shows_what_the_user_read_and_not_the_json_around_it(home: Path) -> None:
+    said = json.dumps({"intent": "saludo", "response": "Cuesta RD$1"})
+    store(
+        home,
+        [*answer(1, unit="u1", category="hallucination"), transcript("chatcmpl-1", answer=said)],
+    )
+    assert run(["feedback", "report", "--out", str(home / "report")]) == 0
+    for name in ("report.html", "report.md"):
+        text = (home / "report" / name).read_text(encoding="utf-8")
+        assert "Cuesta RD$1" in text
+        assert "response" not in text
+
+
 def test_report_of_nothing_is_a_page_too(home: Path) -> None:
     assert run(["feedback", "report", "--out", str(home / "report")]) == 0
     assert "No numeric feedback yet" in (home / "report" / "report.md").read_text(encoding="utf-8")
