@@ -30,6 +30,11 @@ class Layout(StrEnum):
     """One after the other from 0, control first, then treatments by name: GrowthBook's, where the
     variations are listed in that order. With several treatments a ramp moves units between them."""
 
+    @classmethod
+    def of(cls, hash: Hash) -> "Layout":  # noqa: A002 (its name in the configuration)
+        """Return the layout that belongs to a hash."""
+        return cls.CUMULATIVE if hash is Hash.GROWTHBOOK_V2 else cls.ENDS
+
 
 class Range(NamedTuple):
     """Half-open range of buckets that belongs to a variant."""

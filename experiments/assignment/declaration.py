@@ -187,8 +187,9 @@ class SplitDeclaration(_Strict):
 
     def to_allocation(self) -> Allocation:
         """Return the validated split."""
-        layout = Layout.CUMULATIVE if self.hash is Hash.GROWTHBOOK_V2 else Layout.ENDS
-        return Allocation.from_percent(self.allocation, control=self.control, layout=layout)
+        return Allocation.from_percent(
+            self.allocation, control=self.control, layout=Layout.of(self.hash)
+        )
 
 
 def _all_of_type(

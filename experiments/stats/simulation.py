@@ -1,18 +1,20 @@
 """Simulated experiments: what a method's promises are worth on traffic like ours.
 
-Sessions of 1-11 correlated requests are assigned by the real hash, looked at every so many
-sessions, and judged by the default method and by the habits it replaces. With no effect the shares
-of "significant" runs are false-positive rates; with one they are power.
+Sessions of 1-11 correlated requests are assigned by the rules that serve traffic, looked at every
+so many sessions, and judged by the default method and by the habits it replaces. With no effect the
+shares of "significant" runs are false-positive rates; with one they are power.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.assignment import Allocation, assign
+from experiments.assignment import N_BUCKETS, Allocation, Hash, Layout
+from experiments.assignment.rules import Holdout, Reason, Rules, place
 from experiments.stats.comparison import check_alpha
 from experiments.stats.distributions import norm_isf
 from experiments.stats.power import Design, Monitoring, sample_size
@@ -59,6 +61,11 @@ class SimulationPlan:
     max_requests: int = 11
     """Requests per session are uniform on 1..max_requests."""
     treatment_percent: float = 50.0
+    coverage_percent: float = 100.0
+    """Percent of units that take part; `sessions` are those that do."""
+    holdout_percent: float = 0.0
+    """Percent of units that are in no experiment."""
+    hash: Hash = Hash.SHA256
     alpha: float = 0.05
     seed: int = 42
 
@@ -77,6 +84,10 @@ class SimulationPlan:
             raise ValueError(
                 f"treatment_percent is {self.treatment_percent!r}; allowed: between 0 and 100"
             )
+        if not 1.0 <= self.coverage_percent <= 100.0:
+            raise ValueError(f"coverage is {self.coverage_percent!r}; allowed: 1 to 100 percent")
+        if not 0.0 <= self.holdout_percent <= 99.0:
+            raise ValueError(f"holdout is {self.holdout_percent!r}; allowed: 0 to 99 percent")
 
 
 def _check_rates(rate: float, effect: float) -> None:
@@ -212,19 +223,28 @@ def _chunk(
 
 
 def _assignment(plan: SimulationPlan, start: int) -> NDArray[np.bool_]:
-    """Assign the sessions of a chunk by the hash that serves traffic, shape (sessions,).
+    """Return who is treated of the sessions of a chunk that take part, shape (sessions,).
 
     Runs of a chunk share the assignment; given it, their outcomes are independent.
     """
+    rules = _rules(plan, salt=f"simulation-{plan.seed}-{start}")
+    placements = (place(f"session-{number}", rules) for number in count())
+    enrolled = (found for found in placements if found.reason is Reason.ASSIGNED)
+    return np.array([found.variant == "treatment" for found in islice(enrolled, plan.sessions)])
+
+
+def _rules(plan: SimulationPlan, *, salt: str) -> Rules:
     treatment = round(plan.treatment_percent, 2)
     percent = {"control": round(100.0 - treatment, 2), "treatment": treatment}
-    allocation = Allocation.from_percent(percent, control="control")
-    salt = f"simulation-{plan.seed}-{start}"
-    return np.array(
-        [
-            assign(f"session-{i}", allocation, salt=salt).variant == "treatment"
-            for i in range(plan.sessions)
-        ]
+    allocation = Allocation.from_percent(percent, control="control", layout=Layout.of(plan.hash))
+    held_out = round(plan.holdout_percent / 100.0 * N_BUCKETS)
+    return Rules(
+        experiment="simulation",
+        salt=salt,
+        allocation=allocation,
+        hash=plan.hash,
+        coverage=round(plan.coverage_percent / 100.0 * N_BUCKETS),
+        holdout=Holdout(salt=salt, size=held_out) if held_out else None,
     )
 
 

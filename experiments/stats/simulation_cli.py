@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.assignment import Hash
 from experiments.terminal import EXIT_REFUSED, fail, print_json, print_table
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def simulate(
     icc: Annotated[float, typer.Option(help="Correlation of a session's requests.")] = 0.3,
     max_requests: Annotated[int, typer.Option(min=1, help="Most requests a session.")] = 11,
     treatment_percent: Annotated[float, typer.Option(help="Percent of units treated.")] = 50.0,
+    coverage: Annotated[float, typer.Option(help="Percent of units that take part.")] = 100.0,
+    holdout: Annotated[float, typer.Option(help="Percent of units held out.")] = 0.0,
+    how: Annotated[Hash, typer.Option("--hash", help="Hash of the split.")] = Hash.SHA256,
     alpha: Annotated[float, typer.Option(help="Error rate.")] = 0.05,
     power: Annotated[float, typer.Option(help="Power to plan --effect for.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Seed; the same gives the same numbers.")] = 42,
@@ -67,6 +71,9 @@ def simulate(
             icc=icc,
             max_requests=max_requests,
             treatment_percent=treatment_percent,
+            coverage_percent=coverage,
+            holdout_percent=holdout,
+            hash=how,
             alpha=alpha,
             seed=seed,
         )

@@ -313,6 +313,8 @@ def test_simulate_shows_the_default_beside_the_habits() -> None:
     assert methods["per_request_peeking"]["false_positives"] > 0.2
     assert "A/A" in RUNNER.invoke(exp_app, ["simulate", *options]).stdout
     assert RUNNER.invoke(exp_app, ["simulate", "--rate", "2"]).exit_code == 2
+    partly = ["--coverage", "40", "--holdout", "10", "--hash", "growthbook_v2"]
+    assert RUNNER.invoke(exp_app, ["simulate", *options, *partly]).exit_code == 0
 
 
 def test_simulate_plans_the_size_of_an_effect_and_shows_its_power() -> None:
@@ -331,6 +333,9 @@ def test_simulate_plans_the_size_of_an_effect_and_shows_its_power() -> None:
         (["--effect", "0.4"], "rate + effect is 1.1"),
         (["--effect", "0.1", "--power", "1"], "power is 1.0"),
         (["--sessions", "400", "--treatment-percent", "0.1"], "leaves an arm with 0"),
+        (["--coverage", "0"], "coverage is 0.0; allowed: 1 to 100"),
+        (["--holdout", "100"], "holdout is 100.0; allowed: 0 to 99"),
+        (["--hash", "md5"], "growthbook_v2"),
     ],
 )
 def test_simulate_refuses_what_cannot_be_simulated(options: list[str], said: str) -> None:

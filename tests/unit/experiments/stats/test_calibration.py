@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from experiments.assignment import Hash
 from experiments.stats import bernoulli, sequential, srm
 from experiments.stats.comparison import Effect
 from experiments.stats.effects import estimate_effect
@@ -43,6 +44,13 @@ def test_default_method_keeps_its_error_rate_under_peeking_and_habits_do_not() -
 def test_simulation_is_reproducible() -> None:
     plan = SimulationPlan(runs=20, sessions=400)
     assert simulate(plan) == simulate(plan)
+
+
+@pytest.mark.parametrize("how", Hash)
+def test_units_that_do_not_take_part_break_no_promise(how: Hash) -> None:
+    plan = SimulationPlan(runs=400, sessions=600, coverage_percent=30, holdout_percent=20, hash=how)
+    assert len(_assignment(plan, 0)) == 600
+    assert simulate(plan)[ALWAYS_VALID].significant <= above(0.05, 400)
 
 
 def test_planned_size_has_its_power_with_the_default_method() -> None:
