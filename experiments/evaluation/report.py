@@ -37,6 +37,7 @@ class SuiteInfo(_Record):
 
     sha256: Sha256
     n: int
+    """Items that were asked; those of a skipped part are not among them."""
 
 
 class Dimension(_Record):

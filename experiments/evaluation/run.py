@@ -107,14 +107,17 @@ def _report(
     baselines: Sequence[BaselineResult],
 ) -> Report:
     predictions = [result.prediction for result in judged]
-    info = target.info()
+    info, asked = target.info(), {p.id for p in predictions}
     latency, calibration = latency_of(predictions), calibrate(predictions)
     measured = Measured(predictions, latency, calibration, info.grammar)
     findings = [finding for result in judged for finding in result.findings]
     report = Report(
         created_at=datetime.now(UTC).replace(microsecond=0),
         target=info,
-        suites={s.name: SuiteInfo(sha256=s.sha256, n=len(s.items)) for s in suites},
+        suites={
+            suite.name: SuiteInfo(sha256=suite.sha256, n=sum(i.id in asked for i in suite.items))
+            for suite in suites
+        },
         suite_sha256=suite_sha256([s.sha256 for s in suites]),
         predictions_sha256=hashlib.sha256(lines).hexdigest(),
         n_errors=sum(p.error is not None for p in predictions),

@@ -11,6 +11,7 @@ from experiments.evaluation.report import read_run
 from experiments.evaluation.run import run
 from experiments.evaluation.settings import make_settings
 from experiments.evaluation.target import Reply
+from experiments.gate.run import read_run as read_for_gate
 from tests.unit.experiments.evaluation.conftest import (
     SIGNALS,
     ScriptedTarget,
@@ -145,6 +146,20 @@ def test_skipped_parts_are_neither_asked_nor_judged(tmp_path, write_suite, greet
     assert not names & {"adversarial_violations", "latency_p95_s"}
     assert report.metrics["n_items"] == 20
     assert report.skipped == ("adversarial", "latency")
+    assert {name: suite.n for name, suite in report.suites.items()} == {
+        greetings.name: 20,
+        "attack": 0,
+    }
+
+
+def test_a_run_without_attacks_is_complete_for_the_gate(tmp_path, write_suite, profile):
+    lines = {name: item_line(id=name, suite=name, tags=[name]) for name in ("plain", "adversarial")}
+    suites = [
+        read_suite(write_suite(line, name=name), intents=profile.intents)
+        for name, line in lines.items()
+    ]
+    run(always("saludo"), suites, profile, out=tmp_path / "out", skip={Skippable.ADVERSARIAL})
+    assert len(read_for_gate(tmp_path / "out", "candidate").predictions) == 1
 
 
 def test_thresholds_decide(tmp_path, greetings, profile):
