@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from experiments.analysis.result import Analysis
 
 EventsOption = Annotated[
-    Path | None,
-    typer.Option("--events", help="Event file; CARRIL_HOME/events/events.db by default."),
+    str | None,
+    typer.Option(
+        "--events",
+        metavar="FILE|URL",
+        help="Event file, or postgresql:// address; CARRIL_HOME/events/events.db by default.",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
@@ -60,7 +64,7 @@ class Choice(NamedTuple):
     """What to analyse, and where it is."""
 
     name: str
-    events: Path | None
+    events: str | None
     config: Path | None
     control: str | None
     treatment: str | None
@@ -80,10 +84,10 @@ def list_experiments(
 ) -> None:
     """List experiments, declared or only in the log, with their units."""
     from experiments.analysis.overview import overview
-    from experiments.analysis.sources import declarations, event_file
+    from experiments.analysis.sources import declarations, event_source
 
     with refusals():
-        rows = overview(event_file(events), declarations(config))
+        rows = overview(event_source(events), declarations(config))
     if as_json:
         print_json({"experiments": rows})
         return
@@ -145,12 +149,12 @@ def report(
     from experiments.analysis.conversations import read_conversations
     from experiments.analysis.report.document import to_document
     from experiments.analysis.report.page import to_html
-    from experiments.analysis.sources import event_file
+    from experiments.analysis.sources import event_source
 
     choice = Choice(name, events, config, control, treatment, version, phase)
     analysis = analysed(choice, slices=True)
     with refusals():
-        said = read_conversations(event_file(events), analysis)
+        said = read_conversations(event_source(events), analysis)
     page = to_html(analysis, said)
     write_file(out, page)
     if context.obj is not None:
@@ -166,20 +170,22 @@ def report(
 def analysed(choice: Choice, *, slices: bool = False) -> "Analysis":
     """Return the analysis of an experiment, or end the command with the reason."""
     from experiments.analysis.run import Options, analyse
-    from experiments.analysis.sources import declaration_of, declarations, event_file
+    from experiments.analysis.sources import declaration_of, declarations, event_source
 
     with refusals():
         found = declaration_of(choice.name, declarations(choice.config), control=choice.control)
         options = Options(
             version=choice.version, treatment=choice.treatment, phase=choice.phase, slices=slices
         )
-        path = event_file(choice.events)
+        path = event_source(choice.events)
         tell_waiting_spool(path)
         return analyse(path, choice.name, found.declaration, options, declared=found.own)
 
 
-def tell_waiting_spool(path: Path) -> None:
+def tell_waiting_spool(path: Path | str) -> None:
     """Say so if events wait outside the event file; they are not counted."""
+    if isinstance(path, str):
+        return
     waiting = list((path.parent / "spool").glob("*.jsonl"))
     if waiting:
         typer.echo(

@@ -7,7 +7,7 @@ process (closing it in one would drop the other's locks): so it is used in worke
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -48,12 +48,16 @@ class RowReader:
 
     def read(self, sql: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         """Return the rows of a query."""
-        rows = self._db.execute(sql, parameters).fetchall()
-        columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
-        return pa.table(
-            [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)],
-            schema=schema,
-        )
+        return table_of(self._db.execute(sql, parameters).fetchall(), schema)
+
+
+def table_of(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows as columns."""
+    columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)],
+        schema=schema,
+    )
 
 
 class ArrowReader:

@@ -12,7 +12,7 @@ from experiments.events.records import SCHEMA_VERSION
 from experiments.events.schema import version_of
 
 if TYPE_CHECKING:
-    from experiments.analysis.columns import RowReader
+    from experiments.analysis.columns import Reader
 
 _OLDEST = 2
 """First schema with feedback and the labels of answers."""
@@ -62,6 +62,9 @@ class Scope:
 class Log:
     """A read-only view of an event file that does not change while it is open."""
 
+    sharable = True
+    """Whether other processes can read the same events by `path`."""
+
     def __init__(self, db: sqlite3.Connection, path: Path) -> None:
         self._db = db
         self.path = path
@@ -75,7 +78,7 @@ class Log:
         return int(self.row("SELECT value FROM log_state WHERE name = 'last_seq'")[0])
 
     @property
-    def reader(self) -> "RowReader":
+    def reader(self) -> "Reader":
         """Reads columns in this view."""
         from experiments.analysis.columns import RowReader
 
@@ -96,13 +99,22 @@ class Log:
 
 
 @contextmanager
-def open_log(path: Path) -> Iterator[Log]:
-    """Open an event file for one analysis.
+def open_log(path: Path | str) -> Iterator[Log]:
+    """Open events for one analysis.
+
+    Args:
+        path: An event file; may be in use. A text is the address of the central database.
 
     Raises:
         UnreadableLog: If it is missing, no event file, or of a version this code cannot read. Also
             for errors of the database while the log is open.
     """
+    if isinstance(path, str):
+        from experiments.analysis.server_log import open_server_log
+
+        with open_server_log(path) as log:
+            yield log
+        return
     if not path.is_file():
         raise UnreadableLog(f"no events: {str(path)!r} does not exist")
     try:

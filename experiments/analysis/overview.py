@@ -10,11 +10,14 @@ from experiments.analysis.log import open_log
 from experiments.analysis.report.document import moment
 
 
-def overview(path: Path, declared: Mapping[str, ExperimentDeclaration]) -> list[dict[str, Any]]:
+def overview(
+    path: Path | str, declared: Mapping[str, ExperimentDeclaration]
+) -> list[dict[str, Any]]:
     """Return one row per experiment and version, by name.
 
     Args:
-        path: The event file; absent before the first event, then only declarations are listed.
+        path: The event file; absent before the first event, then only declarations are listed. A
+            text is the address of the central database.
         declared: Declared experiments.
 
     Raises:
@@ -33,7 +36,7 @@ def overview(path: Path, declared: Mapping[str, ExperimentDeclaration]) -> list[
         }
         for name, one in declared.items()
     }
-    if path.is_file():
+    if isinstance(path, str) or path.is_file():
         with open_log(path) as log:
             for name, version in experiments_in(log):
                 found = phases(groups(log, name, version))

@@ -24,7 +24,7 @@ WITH counted AS (
                 PARTITION BY level, tenant, target, metric ORDER BY received_at, feedback_id
             ) IS NULL AS is_last
         FROM feedback WHERE ABS(value) < 1e15
-    ) WHERE is_last
+    ) AS ranked WHERE is_last
 )
 SELECT o.unit, f.metric, f.target, f.tenant, f.value FROM counted AS f
 JOIN outcomes AS o ON o.inference_id = f.target AND o.tenant = f.tenant

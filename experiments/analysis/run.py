@@ -62,7 +62,7 @@ class Options:
 
 
 def analyse(
-    path: Path,
+    path: Path | str,
     experiment: str,
     declaration: ExperimentDeclaration,
     options: Options | None = None,
@@ -72,7 +72,7 @@ def analyse(
     """Analyse an experiment from its event file.
 
     Args:
-        path: The event file; may be in use.
+        path: The event file; may be in use. A text is the address of the central database.
         experiment: Its name.
         declaration: What was declared.
         options: What to analyse.

@@ -35,6 +35,13 @@ def event_file(given: Path | None) -> Path:
     return home() / "events" / "events.db" if given is None else given
 
 
+def event_source(given: str | None) -> Path | str:
+    """Return the events to read: a file, or the address of the central database as a text."""
+    if given is not None and "://" in given:
+        return given
+    return event_file(None if given is None else Path(given))
+
+
 def declarations(config: Path | None) -> dict[str, ExperimentDeclaration]:
     """Return the declared experiments.
 

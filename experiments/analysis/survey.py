@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from experiments.analysis.columns import ArrowReader, RowReader, arrow_reader
@@ -84,7 +84,7 @@ def survey(log: Log, task: Task) -> Survey:
 def _results(log: Log, task: Task) -> Iterator[Result]:
     pieces = _pieces(log, task)
     first = list(islice(pieces, _ALONE + 1))
-    many = len(first) > _ALONE
+    many = log.sharable and len(first) > _ALONE
     with ExitStack() as stack:
         ratings = None
         if many:
@@ -93,7 +93,7 @@ def _results(log: Log, task: Task) -> Iterator[Result]:
         db = stack.enter_context(closing(_ratings(log, task, ratings)))
         if ratings is None:
             alone = RowReader(db)
-            for piece in first:
+            for piece in chain(first, pieces):
                 yield compute(log.reader, alone, task, piece)
             return
         db.close()

@@ -31,11 +31,11 @@ def shadow(
 ) -> None:
     """Compare a shadow with the answers that users saw, on the same requests."""
     from experiments.analysis.log import open_log
-    from experiments.analysis.sources import event_file
+    from experiments.analysis.sources import event_source
     from experiments.shadow.compare import compare
     from experiments.shadow.pairs import latest, pairs
 
-    with refusals(), open_log(event_file(events)) as log:
+    with refusals(), open_log(event_source(events)) as log:
         compared = latest(log, name)
         result = compare(pairs(log, name, compared), alpha=alpha)
     if as_json:

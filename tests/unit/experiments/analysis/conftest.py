@@ -1,0 +1,5 @@
+"""A PostgreSQL server for tests of the central database."""
+
+from tests.postgres import postgres
+
+__all__ = ["postgres"]
