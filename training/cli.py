@@ -66,28 +66,26 @@ def validate_command(
     as_json: JsonOption = False,
 ) -> None:
     """Check hashes, lines, ids, answers, classes and leaks; exit 1 if anything is wrong."""
-    from training.data.validation import (
-        golden_near_duplicates,
-        validate_dataset,
-        validate_sources,
-    )
+    from training.data.suites import WrittenSuite
+    from training.data.validation import near_duplicates, validate_dataset, validate_sources
 
     problems = validate_sources() + validate_dataset(folder)
-    near = None if problems else golden_near_duplicates(folder)
+    compared = [] if problems else [near_duplicates(folder, suite) for suite in WrittenSuite]
     if as_json:
-        report = {"problems": problems, "golden_near_duplicates": near and near._asdict()}
+        report = {"problems": problems, "near_duplicates": [near._asdict() for near in compared]}
         typer.echo(json.dumps(report, ensure_ascii=False))
     else:
         for problem in problems:
             typer.echo(f"error: {problem}", err=True)
-        if near:
+        if compared:
             typer.echo("sound: hashes, lines, ids, answers, classes, no family in two splits")
+        for near in compared:
             typer.echo(
-                f"golden set: {near.n_near} of {near.n_golden} messages are at least 0.8 alike "
+                f"{near.suite}: {near.n_near} of {near.n_messages} messages are at least 0.8 alike "
                 "(4-grams) to one that is trained on"
             )
-            for golden, trained in near.examples:
-                typer.echo(f"  {golden!r} ~ {trained!r}")
+            for written, trained in near.examples:
+                typer.echo(f"  {written!r} ~ {trained!r}")
     if problems:
         raise typer.Exit(_EXIT_FAILED)
 

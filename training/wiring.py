@@ -6,9 +6,9 @@ learns from there. Everything here is ordinary weights: training may change all 
 
 * The first layer averages all tokens (a bag of tokens, trained before, see `warm_start`).
 * Two more of its heads note what token was before, and which were shortly before.
-* A head of the second layer looks for the place whose tokens before are the present ones, and passes
-  on the token that stands there: an induction head (Olsson et al. 2022, "In-context learning and
-  induction heads"), which prefers the place that resembles the present surroundings.
+* A head of the second layer looks for the place whose tokens before are the present ones, and
+  passes on the token that stands there: an induction head (Olsson et al. 2022, "In-context learning
+  and induction heads"), which prefers the place that resembles the present surroundings.
 
 The residual stream is divided for it: values of the bag, identity of the token, of the one before,
 of those shortly before, of the one to copy, and a constant.
@@ -68,7 +68,7 @@ def can_be_wired(network: LlamaForCausalLM) -> bool:
 
 
 def token_codes(n_tokens: int, *, hidden_size: int, seed: int) -> Tensor:
-    """Return what is in embeddings beside the values of the bag, (n_tokens, hidden_size) float32."""
+    """Return the embeddings without the bag's values, (n_tokens, hidden_size) float32."""
     generator = torch.Generator().manual_seed(seed)
     plan = layout(hidden_size)
     embeddings = torch.zeros(n_tokens, hidden_size)

@@ -11,7 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from training.data.catalog import Split, catalog_sha256
 from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, generate
 from training.data.ratings import rated_answers
-from training.data.suites import golden_items, grounding_items, heldout_items, to_line
+from training.data.suites import (
+    WrittenSuite,
+    grounding_items,
+    heldout_items,
+    to_line,
+    written_items,
+)
 
 
 class SplitInfo(BaseModel):
@@ -73,7 +79,7 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         name: _write_lines(map(to_line, items), Path("suites") / f"{name}.jsonl", out_dir)
         for name, items in (
             ("heldout", heldout_items(config)),
-            ("golden", golden_items()),
+            *((suite.value, written_items(suite)) for suite in WrittenSuite),
             ("grounding", grounding_items(config)),
         )
     }

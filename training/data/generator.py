@@ -203,10 +203,10 @@ class _Generator:
             # Applications send their history as JSON or, with the text model, as plain text.
             as_json = stream.percent(50)
             for turn, earlier in enumerate(self._history(pattern, stream.child("history"))):
-                said = self._say(earlier, vehicles, stream.child("earlier", turn))
-                answer = self._answer(said, (), stream.child("earlier answer", turn))
-                content = answer.to_compact_json() if as_json else answer.response
-                turns += [Message(role="user", content=said.text)]
+                before = self._say(earlier, vehicles, stream.child("earlier", turn))
+                reply = self._answer(before, (), stream.child("earlier answer", turn))
+                content = reply.to_compact_json() if as_json else reply.response
+                turns += [Message(role="user", content=before.text)]
                 turns += [Message(role="assistant", content=content)]
         answer = self._answer(said, rows, stream.child("answer"))
         opening = []

@@ -1,13 +1,16 @@
 """Evaluation suites: what models are judged on, one JSON line an item.
 
 `heldout` is made of phrase families that training never sees; `golden` was written apart from the
-training phrases, without sight of them, and is used as typed; `grounding` asks about vehicles with
-inventory rows in the prompt.
+training phrases, without sight of them, and is used as typed; recipes were compared on it. `blind`
+was written the same way later, read a second time by another reader who knew `LABELS.md` only, and
+is for claims: choose nothing by it. `grounding` asks about vehicles with inventory rows in the
+prompt.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from training.data.inventory import Unit
 
 ITEM_SCHEMA_VERSION = 1
 
-_GOLDEN_DIR = Path(__file__).resolve().parent / "golden"
+_HERE = Path(__file__).resolve().parent
 _GROUNDED_INTENTS = (
     "buscar_vehiculo",
     "consultar_precio",
@@ -30,8 +33,15 @@ _GROUNDED_INTENTS = (
 )
 
 
+class WrittenSuite(StrEnum):
+    """Suites that people wrote message by message; folders of this package."""
+
+    GOLDEN = "golden"
+    BLIND = "blind"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GoldenPhrase:
+class WrittenMessage:
     """A message as somebody would type it, with its label."""
 
     intent: str
@@ -40,42 +50,41 @@ class GoldenPhrase:
 
 
 @cache
-def golden_phrases() -> tuple[GoldenPhrase, ...]:
-    """Return the hand-written golden set, in the order of the intents.
+def written_messages(suite: WrittenSuite) -> tuple[WrittenMessage, ...]:
+    """Return a hand-written suite, in the order of the intents.
 
     Raises:
         CatalogError: If a line is not `register<TAB>message`, or a message is there twice.
     """
-    phrases: list[GoldenPhrase] = []
+    messages: list[WrittenMessage] = []
     seen: set[str] = set()
     for intent in intent_names():
-        path = _GOLDEN_DIR / f"{intent}.tsv"
+        path = _HERE / suite / f"{intent}.tsv"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            where = f"{suite}/{path.name}:{number}"
             register, _, text = line.partition("\t")
             if register not in set(Register) or not text.strip():
-                raise CatalogError(
-                    f"golden/{path.name}:{number}: no register and message: {line!r}"
-                )
+                raise CatalogError(f"{where}: no register and message: {line!r}")
             if text in seen:
-                raise CatalogError(f"golden/{path.name}:{number}: {text!r} is there twice")
+                raise CatalogError(f"{where}: {text!r} is there twice")
             seen.add(text)
-            phrases.append(GoldenPhrase(intent=intent, register=Register(register), text=text))
-    return tuple(phrases)
+            messages.append(WrittenMessage(intent=intent, register=Register(register), text=text))
+    return tuple(messages)
 
 
-def golden_items() -> Iterator[dict[str, Any]]:
-    """Yield the golden suite; near-duplicates of each other share a group."""
+def written_items(suite: WrittenSuite) -> Iterator[dict[str, Any]]:
+    """Yield a hand-written suite; near-duplicates of each other share a group."""
     # Any: JSON values.
-    phrases = golden_phrases()
-    groups = group_near_duplicates([[normalise(p.text)] for p in phrases])
-    for number, (phrase, group) in enumerate(zip(phrases, groups, strict=True)):
+    messages = written_messages(suite)
+    groups = group_near_duplicates([[normalise(m.text)] for m in messages])
+    for number, (message, group) in enumerate(zip(messages, groups, strict=True)):
         yield _item(
-            "golden",
+            suite,
             number,
-            [{"role": "user", "content": phrase.text}],
-            intent=phrase.intent,
-            register=phrase.register,
-            group=f"golden-{group:06d}",
+            [{"role": "user", "content": message.text}],
+            intent=message.intent,
+            register=message.register,
+            group=f"{suite}-{group:06d}",
         )
 
 

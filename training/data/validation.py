@@ -14,15 +14,16 @@ from training.data.catalog import Split, intent_names, load_catalog, normalise
 from training.data.dataset import DatasetManifest, SplitInfo, SuiteInfo, dataset_sha256
 from training.data.facts import load_facts
 from training.data.families import similar_pairs
-from training.data.suites import golden_phrases
+from training.data.suites import WrittenSuite, written_messages
 
 _MAX_PROBLEMS = 20
 
 
 class NearDuplicates(NamedTuple):
-    """How many golden phrases stand close to one that is trained on."""
+    """How many messages of a hand-written suite stand close to one that is trained on."""
 
-    n_golden: int
+    suite: WrittenSuite
+    n_messages: int
     n_near: int
     """At least 0.8 alike (Jaccard of character 4-grams)."""
     examples: tuple[tuple[str, str], ...]
@@ -61,22 +62,23 @@ def validate_sources() -> list[str]:
     ]
 
 
-def golden_near_duplicates(folder: Path) -> NearDuplicates:
-    """Compare the golden set with every message of the training split.
+def near_duplicates(folder: Path, suite: WrittenSuite) -> NearDuplicates:
+    """Compare a hand-written suite with every message of the training split.
 
     Args:
         folder: A dataset.
+        suite: The suite.
     """
     lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     trained = sorted({json.loads(line)["messages"][-2]["content"] for line in lines})
-    golden = [phrase.text for phrase in golden_phrases()]
-    texts = [[normalise(text)] for text in golden + trained]
+    written = [message.text for message in written_messages(suite)]
+    texts = [[normalise(text)] for text in written + trained]
     near: dict[int, int] = {}
     for first, second in similar_pairs(texts, threshold=0.8):
-        if first < len(golden) <= second:
-            near.setdefault(first, second - len(golden))
-    examples = tuple((golden[a], trained[b]) for a, b in sorted(near.items())[:10])
-    return NearDuplicates(len(golden), len(near), examples)
+        if first < len(written) <= second:
+            near.setdefault(first, second - len(written))
+    examples = tuple((written[a], trained[b]) for a, b in sorted(near.items())[:10])
+    return NearDuplicates(suite, len(written), len(near), examples)
 
 
 def _hash_problems(folder: Path, manifest: DatasetManifest) -> Iterator[str]:

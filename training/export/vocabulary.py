@@ -69,8 +69,8 @@ class GgufVocabulary:
 def profile_vocabulary(tokenizer: Tokenizer) -> GgufVocabulary:
     """Return the vocabulary of a tokenizer of ours, with the profile's chat template."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    kinds = {token: TokenType.CONTROL for token in SPECIAL_TOKENS}
-    kinds |= {token: TokenType.USER_DEFINED for token in answer_tokens()}
+    kinds = dict.fromkeys(SPECIAL_TOKENS, TokenType.CONTROL)
+    kinds |= dict.fromkeys(answer_tokens(), TokenType.USER_DEFINED)
     return GgufVocabulary(
         tokens=tuple(token for token, _ in vocabulary),
         types=tuple(kinds.get(token, TokenType.NORMAL) for token, _ in vocabulary),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.jobs import preflight
 from experiments.jobs.errors import JobStopped
 from experiments.jobs.preflight import Check
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 from training.config import TrainConfig, load_config
 from training.jobs import needs
 from training.jobs.progress import parse

@@ -17,7 +17,6 @@ from experiments.registry.gate_report import (
     require_pass,
     require_same_model,
 )
-from experiments.registry.ledger import write_whole
 from experiments.registry.profile import ServedFiles
 from experiments.registry.records import (
     Alias,
@@ -29,6 +28,7 @@ from experiments.registry.records import (
 )
 from experiments.registry.standing import Standing
 from experiments.registry.store import LOCK_TIMEOUT_S, Registry, Transaction
+from experiments.whole_file import write_whole
 from training.registry.registration import default_actor
 
 NOBODY = "none"

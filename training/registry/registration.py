@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from experiments.registry.errors import RegistryError, VersionConflict
-from experiments.registry.ledger import write_whole
 from experiments.registry.profile import differences, read_profile
 from experiments.registry.records import (
     Alias,
@@ -24,6 +23,7 @@ from experiments.registry.records import (
 )
 from experiments.registry.standing import Standing
 from experiments.registry.store import Registry, Transaction
+from experiments.whole_file import write_whole
 from training.contract import PROFILE_DIR
 from training.errors import ArtefactError
 from training.manifest import ModelManifest, now, verify_model

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from experiments.registry.ledger import write_whole
 from experiments.retraining.errors import BadRecord, Blocked
+from experiments.whole_file import write_whole
 from training.retrain.prepare import RetrainManifest
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.\d+")

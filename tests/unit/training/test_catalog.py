@@ -61,11 +61,12 @@ def test_reply_templates_are_short_and_use_slots_that_a_message_can_bind(catalog
             assert any(not slots_of(t) for t in register), intent
 
 
-def test_no_telephone_number_is_written_in_the_data_files(catalog: Catalog) -> None:
+def test_telephone_numbers_in_the_data_files_are_fictitious(catalog: Catalog) -> None:
     written = [p.text for p in catalog.patterns] + [
         v for values in catalog.slots.values.values() for v in values
     ]
-    assert not [text for text in written if re.search(r"8[024]9\D?\d{3}", text)]
+    numbers = re.compile(r"8[024]9\D{0,2}(?!555)\d{3}")
+    assert not [text for text in written if numbers.search(text)]
 
 
 def test_near_duplicates_are_in_one_split(catalog: Catalog) -> None:

@@ -46,7 +46,8 @@ def validate(folder: Path) -> tuple[int, str]:
 def test_a_generated_dataset_is_sound(dataset: Path) -> None:
     code, output = validate(dataset)
     assert code == 0, output
-    assert "golden set:" in output
+    assert "golden: " in output
+    assert "blind: " in output
 
 
 def change(folder: Path, index: int, **fields: object) -> None:

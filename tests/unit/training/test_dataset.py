@@ -39,14 +39,16 @@ def test_lines_are_json_with_unescaped_spanish(tmp_path: Path) -> None:
     assert record["messages"][-1]["role"] == "assistant"
 
 
-def test_suites_have_the_golden_phrases_and_inventory_questions(tmp_path: Path) -> None:
+def test_suites_have_the_written_messages_and_inventory_questions(tmp_path: Path) -> None:
     manifest = write_dataset(CONFIG, tmp_path)
     items = {
         name: [json.loads(line) for line in (tmp_path / info.file).read_text("utf-8").splitlines()]
         for name, info in manifest.suites.items()
     }
     assert len(items["golden"]) >= 1500
-    assert {i["intent"] for i in items["golden"]} == set(intent_names())
+    assert len(items["blind"]) >= 1200
+    for suite in ("golden", "blind"):
+        assert {i["intent"] for i in items[suite]} == set(intent_names())
     assert all(item["inventory"] for item in items["grounding"])
     assert all(item["messages"][-1]["role"] == "user" for s in items.values() for item in s)
     for name, info in manifest.suites.items():

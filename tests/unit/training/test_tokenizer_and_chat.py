@@ -103,7 +103,9 @@ def test_the_intent_exercise_learns_the_name_only(
 ) -> None:
     encoded = encoder.encode_intent("klk, precio?", "consultar_precio")
     learnt = [i for i, learn in zip(encoded.ids, encoded.learn, strict=True) if learn]
-    assert tokenizer.decode(learnt, skip_special_tokens=False) == 'consultar_precio","'
+    assert tokenizer.decode(learnt, skip_special_tokens=False) == (
+        '{"intent":"consultar_precio","confidence":0.'
+    )
     assert encoded.ids[: len(encoder.system_ids)] == encoder.system_ids
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from training.data.catalog import Split
 from training.data.generator import DataConfig, generate
-from training.data.suites import golden_items, to_line
+from training.data.suites import WrittenSuite, to_line, written_items
 from training.retrain.examples import Example, read_examples
 from training.retrain.guards import Trusted
 
-_N_TRAIN = 1_800
+_N_TRAIN = 5_000
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     _write(folder / "train.jsonl", (c.to_json() for c in generate(_config(), Split.TRAIN)))
     (folder / "suites").mkdir()
-    _write(folder / "suites" / "golden.jsonl", map(to_line, golden_items()))
+    _write(folder / "suites" / "golden.jsonl", map(to_line, written_items(WrittenSuite.GOLDEN)))
     return folder
 
 

@@ -1,0 +1,62 @@
+"""Remembers the families of the phrases from one command to the next.
+
+Comparing 60,000 phrases with one another takes a quarter of a minute; the result depends on nothing
+but the phrases and the code, whose hash names the file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from training.data import families
+from training.data.families import group_near_duplicates
+
+
+def remembered_families(phrases: Sequence[Sequence[str]]) -> list[int]:
+    """Return `group_near_duplicates(phrases)`, from the user's cache where it is known.
+
+    A cache that cannot be read or written costs time, nothing else.
+
+    Args:
+        phrases: The normalised readings of each phrase.
+    """
+    code = Path(families.__file__).read_text(encoding="utf-8")
+    key = hashlib.sha256(json.dumps([code, phrases]).encode()).hexdigest()
+    path = _cache_dir() / f"families-{key[:32]}.json"
+    groups = _read(path, n_phrases=len(phrases))
+    if groups is None:
+        groups = group_near_duplicates(phrases)
+        _write(path, groups)
+    return groups
+
+
+def _cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "carril"
+
+
+def _read(path: Path, *, n_phrases: int) -> list[int] | None:
+    try:
+        groups = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    sound = (
+        isinstance(groups, list)
+        and len(groups) == n_phrases
+        and all(isinstance(g, int) and 0 <= g <= i for i, g in enumerate(groups))
+    )
+    return groups if sound else None
+
+
+def _write(path: Path, groups: list[int]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(groups), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
