@@ -33,6 +33,7 @@ from cluster.ray_environment import (
     find_haproxy,
     start_arguments,
 )
+from experiments.whole_file import write_whole
 
 _START_TIMEOUT_S = 90.0
 _GRACE_S = 5.0
@@ -76,10 +77,7 @@ class ClusterRecord(BaseModel):
 
     def save(self, home: Path) -> None:
         """Write the record; readers see the old or the new one, never a half."""
-        path = record_path(home)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(self.model_dump_json(indent=1), encoding="utf-8")
-        scratch.replace(path)
+        write_whole(record_path(home), self.model_dump_json(indent=1).encode())
 
     def token(self) -> str | None:
         """Return the token that Ray's ports ask for."""

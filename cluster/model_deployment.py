@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cluster.config_edit import find_target, serve_file
 from cluster.errors import CommandError
-from experiments.registry.ledger import write_whole
 from experiments.registry.profile import ServedFiles
 from experiments.registry.records import Alias, Deployed, ModelVersion
+from experiments.whole_file import write_whole
 from serve_app.config import load_yaml
 from serve_app.errors import ConfigError
 

@@ -17,6 +17,7 @@ from cluster.errors import CommandError
 from cluster.home import carril_home
 from cluster.local_cluster import ClusterRecord
 from cluster.ray_environment import loopback_environment
+from experiments.whole_file import write_whole
 
 COMMANDS = ("ray", "serve")
 _ADDRESS_OPTIONS = ("-a", "--address")
@@ -34,11 +35,8 @@ if __name__ == "__main__":
 def install(bin_dir: Path, *, python: str = sys.executable) -> None:
     """Write the scripts into the `bin` directory of an environment."""
     for name in COMMANDS:
-        path = bin_dir / name
-        scratch = path.with_suffix(".new")
-        scratch.write_text(_SCRIPT.format(python=python, name=name), encoding="utf-8")
-        scratch.chmod(0o755)
-        scratch.replace(path)
+        script = _SCRIPT.format(python=python, name=name)
+        write_whole(bin_dir / name, script.encode(), mode=0o755)
 
 
 def run(name: str) -> object:

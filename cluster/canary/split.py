@@ -14,7 +14,7 @@ from cluster.rollout import check, fetch_readyz, with_loopback
 from cluster.serve_api import ServeApi
 from cluster.validate import load_serve_config
 from experiments.canary.records import Served, State
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 from serve_app.config import ExperimentConfig, load_yaml
 from serve_app.errors import ConfigError
 

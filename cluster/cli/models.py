@@ -81,7 +81,7 @@ def card(
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file.")] = None,
 ) -> None:
     """Print the model card (Markdown with Hugging Face metadata)."""
-    from experiments.registry.ledger import write_whole
+    from experiments.whole_file import write_whole
     from training.registry import model_card
 
     with _refusals():

@@ -28,8 +28,8 @@ from experiments.jobs.code_state import code_state
 from experiments.jobs.record import JobFolder, JobState
 from experiments.registry import Alias, Registry
 from experiments.registry.errors import RegistryError
-from experiments.registry.ledger import write_whole
 from experiments.registry.records import ModelVersion
+from experiments.whole_file import write_whole
 from serve_app.config import load_yaml
 from training.config import load_config
 from training.data.dataset import write_dataset

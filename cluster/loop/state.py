@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.errors import CommandError
 from experiments.registry.errors import brief
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 
 SCHEMA_VERSION = 1
 

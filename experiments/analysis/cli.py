@@ -249,7 +249,7 @@ def refusals() -> Iterator[None]:
 
 def write_file(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all; end the command if it cannot be written."""
-    from experiments.registry.ledger import write_whole
+    from experiments.whole_file import write_whole
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from experiments.canary.errors import CanaryBusy, CanaryError, NoCanary
 from experiments.canary.machine import decide
 from experiments.canary.records import Applied, Code, Record, State
 from experiments.decision.codec import UnreadableRecord, from_json, to_json
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 
 
 class Kept(NamedTuple):

@@ -1,7 +1,5 @@
 """The file that a decision leaves behind: evidence and decision together, replayable."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +10,7 @@ from experiments.decision.codec import from_json, to_json
 from experiments.decision.engine import decide
 from experiments.decision.evidence import SCHEMA_VERSION, Evidence
 from experiments.decision.verdict import Decision
+from experiments.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +31,7 @@ def write(record: Record, path: Path) -> None:
         record: The record.
         path: Target file; its directory must exist.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(to_json(record, indent=2))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, to_json(record, indent=2).encode())
 
 
 def read(text: str | bytes) -> Record:

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from experiments.drift.policy import DriftPolicy, SignalName
 from experiments.drift.summary import Summary, summarise
 from experiments.stats.moments import ProportionStats
 from experiments.stats.ratio import RatioStats
+from experiments.whole_file import write_whole
 
 SCHEMA_VERSION = 1
 _DAY_S = 86_400.0
@@ -207,16 +206,6 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode())
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be written: {error.strerror}") from error

@@ -23,7 +23,7 @@ from experiments.evaluation.report import BaselineResult, Report, SuiteInfo
 from experiments.evaluation.scoring import Judged, judge
 from experiments.evaluation.target import Target
 from experiments.evaluation.violations import is_adversarial
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 
 OnProgress = Callable[[int, int], None]
 _MOST_FINDINGS = 200

@@ -7,14 +7,16 @@ usage, 3 the event file cannot be read.
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from experiments.whole_file import opened_whole
 
 if TYPE_CHECKING:
     from experiments.events.votes import Window
@@ -234,17 +236,12 @@ def _whole_file(path: Path) -> Iterator[Any]:
     """Open a file that appears under its name only when it is complete. Only the owner reads it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
+        with opened_whole(path, mode=0o600) as file:
+            text = TextIOWrapper(file, "utf-8")
             try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(path)
+                yield text
             finally:
-                temporary.unlink(missing_ok=True)
+                text.detach()  # what is left in it is written
     except OSError as error:
         _fail(f"{str(path)!r} cannot be written: {error.strerror}", EXIT_USAGE)
 

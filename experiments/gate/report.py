@@ -10,7 +10,7 @@ from typing import NamedTuple
 from experiments.gate.checks import Check, CheckKind, Outcome
 from experiments.gate.policy import GatePolicy
 from experiments.registry.canonical import canonical_sha256
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 
 SCHEMA_VERSION = 1
 

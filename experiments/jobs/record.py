@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.jobs.code_state import CodeState
 from experiments.jobs.errors import JobError
 from experiments.registry.errors import brief
-from experiments.registry.ledger import write_whole
+from experiments.whole_file import write_whole
 
 SCHEMA_VERSION = 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

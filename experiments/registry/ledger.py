@@ -8,8 +8,7 @@ beside it remembers the last line, so that cutting lines off the end shows too.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +17,7 @@ from experiments.registry.canonical import canonical_json, canonical_sha256
 from experiments.registry.errors import BrokenLedger, brief
 from experiments.registry.lock import HeldLock
 from experiments.registry.records import LedgerEntry
+from experiments.whole_file import prepared, sync, sync_directory
 
 GENESIS = "0" * 64
 """`prev_hash` of the first line."""
@@ -76,10 +76,12 @@ class Ledger:
             raise BrokenLedger(f"{self.path} was written to while its lock was held")
         # The head's new content is on the disk before the line is, so that a disk that fills up
         # between the two cannot leave a line that counts although its writer was told it failed.
-        with _prepared(self._head_path, _head_of(entry)) as head:
+        with prepared(self._head_path) as (head, file):
+            file.write(_head_of(entry))
+            sync(file)
             self._write(line)
             head.replace(self._head_path)
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
         return entry
 
     def torn_bytes(self) -> int:
@@ -162,32 +164,7 @@ class Ledger:
                 raise
         finally:
             os.close(descriptor)
-        _sync_directory(self.path.parent)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, and survives a power cut.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind.
-    """
-    with _prepared(path, content) as scratch:
-        scratch.replace(path)
-    _sync_directory(path.parent)
-
-
-@contextmanager
-def _prepared(path: Path, content: bytes) -> Iterator[Path]:
-    """Give a synced file beside `path`, to take its place; what does not is removed."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield scratch
-    finally:
-        scratch.unlink(missing_ok=True)
+        sync_directory(self.path.parent)
 
 
 def _head_of(entry: LedgerEntry) -> bytes:
@@ -200,11 +177,3 @@ def _sealed(document: dict[str, object]) -> LedgerEntry:
     plain = draft.model_dump(mode="json")
     plain.pop("hash")
     return LedgerEntry.model_validate({**plain, "hash": canonical_sha256(plain)})
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,11 @@
 """The last configuration in force, for a gateway that has to start with a bad one."""
 
 import logging
-import os
 from pathlib import Path
 
 import orjson
+
+from experiments.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +22,9 @@ class LastGoodConfig:
 
     def save(self, raw: object) -> None:
         """Remember a configuration; failing to is logged and otherwise without consequence."""
-        scratch = self._path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(orjson.dumps(raw))
-            scratch.chmod(0o600)
-            scratch.replace(self._path)
+            write_whole(self._path, orjson.dumps(raw), mode=0o600)
         except (OSError, TypeError):
             logger.exception("configuration not remembered")
 
