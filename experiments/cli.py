@@ -183,7 +183,8 @@ def power(
         print_json(settings)
         return
     columns = list(rows[0])
-    print_table("Plan", columns, [[cell(row.get(column)) for column in columns] for row in rows])
+    titles = [column.replace("_", " ") for column in columns]
+    print_table("Plan", titles, [[cell(row.get(column)) for column in columns] for row in rows])
 
 
 @exp_app.command()

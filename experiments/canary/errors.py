@@ -1,21 +1,10 @@
 """What can go wrong with a canary's files."""
 
+from experiments.errors import GuidedError
 
-class CanaryError(Exception):
-    """A canary cannot go on.
 
-    Args:
-        message: What happened.
-        fix: What to do about it.
-    """
-
-    def __init__(self, message: str, fix: str | None = None) -> None:
-        super().__init__(message, fix)
-        self.message = message
-        self.fix = fix
-
-    def __str__(self) -> str:
-        return self.message
+class CanaryError(GuidedError):
+    """A canary cannot go on."""
 
 
 class CanaryBusy(CanaryError):

@@ -4,25 +4,29 @@ Modules that do the work are imported by the commands, so that `carril --help` i
 0 no critical drift, 1 critical drift, 2 usage, 3 the event file cannot be read, 5 not enough data.
 """
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from experiments.terminal import (
+    EXIT_INCONCLUSIVE,
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    EXIT_REFUSED,
+    fail,
+    moment,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from experiments.drift.policy import DriftPolicy
     from experiments.drift.simulation import Proof
-
-EXIT_OK = 0
-EXIT_CRITICAL = 1
-EXIT_USAGE = 2
-EXIT_INFRASTRUCTURE = 3
-EXIT_INCONCLUSIVE = 5
 
 DEFAULT_CONFIG = Path("drift.yaml")
 
@@ -78,19 +82,19 @@ def baseline(
         source = events or _home() / "events" / "events.db"
         period = period_of(source)
         if period is None:
-            _fail(f"no traffic in {source}", EXIT_INCONCLUSIVE)
+            fail(f"no traffic in {source}", EXIT_INCONCLUSIVE)
         first, last = period
-        end = _moment("--until", until) if until else last + 1e-3
-        start = _moment("--since", since) if since else max(first, end - days * 86_400.0)
+        end = moment("--until", until) if until else last + 1e-3
+        start = moment("--since", since) if since else max(first, end - days * 86_400.0)
         if start >= end:
-            _fail("the period is empty: --since is not before --until", EXIT_USAGE)
+            fail("the period is empty: --since is not before --until")
         seen = read_traffic(source, policy, since=start, until=end)
         unknown = sorted(set(variant or ()) - seen.keys())
         if unknown:
-            _fail(f"no traffic of {unknown} in the period; there is of {sorted(seen)}", EXIT_USAGE)
+            fail(f"no traffic of {unknown} in the period; there is of {sorted(seen)}")
         chosen = {name: part for name, part in seen.items() if not variant or name in variant}
         if not chosen:
-            _fail("no traffic in the period", EXIT_INCONCLUSIVE)
+            fail("no traffic in the period", EXIT_INCONCLUSIVE)
         made = make_baseline(chosen, policy, since=start, until=end, now=datetime.now(UTC))
         left_out = [] if variant or allow_short else too_small(made.variants, policy)
         if left_out and len(left_out) < len(chosen):
@@ -104,14 +108,14 @@ def baseline(
         if missing and not allow_short:
             for line in missing:
                 typer.echo(f"  {line}", err=True)
-            _fail("not enough traffic for a baseline; --allow-short takes it", EXIT_INCONCLUSIVE)
+            fail("not enough traffic for a baseline; --allow-short takes it", EXIT_INCONCLUSIVE)
         path = out or _home() / "drift" / "baseline.json"
         write_baseline(made, path)
         warnings = lint(made, policy)
     for line in [*missing, *warnings]:
         typer.echo(f"note: {line}", err=True)
     if as_json:
-        _print({"path": str(path), **made.model_dump(mode="json")})
+        print_json({"path": str(path), **made.model_dump(mode="json")})
         return
     typer.echo(f"{path}  sha256 {made.sha256}")
     rows = [
@@ -129,7 +133,7 @@ def baseline(
         ]
         for name, reference in made.variants.items()
     ]
-    _table(
+    print_table(
         f"{made.since:%Y-%m-%d %H:%M} to {made.until:%Y-%m-%d %H:%M} UTC",
         [
             "variant",
@@ -163,7 +167,7 @@ def check(
     from experiments.drift.run import run_check
 
     with _told():
-        now = _moment("--at", at) if at else None
+        now = moment("--at", at) if at else None
         policy = _policy(config)
         done = run_check(
             _home(), policy, baseline_path=baseline_file, events=events, now=now, alert=alert
@@ -172,10 +176,10 @@ def check(
         outcome = "delivered" if delivery.delivered else f"not delivered: {delivery.error}"
         typer.echo(f"alert to {delivery.channel} {outcome}", err=True)
     if as_json:
-        _print(done.document)
+        print_json(done.document)
     else:
         _show(done.document)
-    exits = {Level.CRITICAL: EXIT_CRITICAL, Level.INSUFFICIENT_DATA: EXIT_INCONCLUSIVE}
+    exits = {Level.CRITICAL: EXIT_REFUSED, Level.INSUFFICIENT_DATA: EXIT_INCONCLUSIVE}
     raise typer.Exit(exits.get(done.level, EXIT_OK))
 
 
@@ -193,10 +197,10 @@ def compare(
     with _told():
         document = compare_baselines(reference, current, _policy(config))
     if as_json:
-        _print(document)
+        print_json(document)
     else:
         _show(document)
-    exits = {Level.CRITICAL: EXIT_CRITICAL, Level.INSUFFICIENT_DATA: EXIT_INCONCLUSIVE}
+    exits = {Level.CRITICAL: EXIT_REFUSED, Level.INSUFFICIENT_DATA: EXIT_INCONCLUSIVE}
     raise typer.Exit(exits.get(Level(document["level"]), EXIT_OK))
 
 
@@ -223,10 +227,10 @@ def simulate(
     plan = Plan(runs=runs, days=days, sessions_per_day=sessions_per_day, seed=seed, policy=policy)
     proof = prove(plan, lambda line: typer.echo(line, err=True))
     if as_json:
-        _print({"seed": seed, "holds": proof.holds, **asdict(proof)})
+        print_json({"seed": seed, "holds": proof.holds, **asdict(proof)})
     else:
         _show_proof(proof)
-    raise typer.Exit(EXIT_OK if proof.holds else EXIT_CRITICAL)
+    raise typer.Exit(EXIT_OK if proof.holds else EXIT_REFUSED)
 
 
 def _show_proof(proof: "Proof") -> None:
@@ -250,7 +254,7 @@ def _show_proof(proof: "Proof") -> None:
         for found in (*proof.detections, proof.new_intent)
     ]
     columns = ["injected", "size", "found", "critical", "first found", "critical after", "slowest"]
-    _table("Drift of exactly the critical threshold", columns, rows)
+    print_table("Drift of exactly the critical threshold", columns, rows)
     finite = "finite in every check" if proof.new_intent_kl_finite else "NOT finite"
     typer.echo(f"KL with a brand-new intent: {finite}")
     typer.echo("the detector holds" if proof.holds else "the detector does not hold")
@@ -282,7 +286,7 @@ def _show(document: dict[str, Any]) -> None:
                 ]
             )
         columns = ["signal", "level", "effect", "lower bound", "thresholds", "window", "n"]
-        _table(name, columns, rows)
+        print_table(name, columns, rows)
         for note in variant["notes"]:
             typer.echo(f"  {note}")
         for item in variant["degradations"]:
@@ -321,14 +325,6 @@ def _policy(config: Path | None) -> "DriftPolicy":
     return read_policy(config)
 
 
-def _moment(option: str, text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        _fail(f"{option} is {text!r}; write 2026-01-31 or 2026-01-31T08:00:00+00:00", EXIT_USAGE)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
 @contextmanager
 def _told() -> Iterator[None]:
     from experiments.drift.errors import DriftError, EventsUnavailable, NotEnoughData
@@ -336,30 +332,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except EventsUnavailable as error:
-        _fail(str(error), EXIT_INFRASTRUCTURE)
+        fail(str(error), EXIT_INFRASTRUCTURE)
     except NotEnoughData as error:
-        _fail(str(error), EXIT_INCONCLUSIVE)
+        fail(str(error), EXIT_INCONCLUSIVE)
     except DriftError as error:
-        _fail(str(error), EXIT_USAGE)
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for n, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=n == 0)
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
-
-
-def _print(document: object) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2))
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
+        fail(str(error))

@@ -1,18 +1,10 @@
 """What can be wrong with drift's input."""
 
+from experiments.errors import GuidedError
 
-class DriftError(Exception):
-    """Base of drift's errors.
 
-    Args:
-        message: What happened, with the value.
-        fix: What to do about it; None where the message says it all.
-    """
-
-    def __init__(self, message: str, fix: str | None = None) -> None:
-        super().__init__(message, fix)
-        self.message = message
-        self.fix = fix
+class DriftError(GuidedError):
+    """Base of drift's errors; as a text they have both, for logs of a job have one line."""
 
     def __str__(self) -> str:
         return self.message if self.fix is None else f"{self.message}; {self.fix}"

@@ -9,11 +9,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from experiments.gate.cli import gate_command
+from experiments.terminal import (
+    EXIT_AUTH,
+    EXIT_INCONCLUSIVE,
+    EXIT_INFRASTRUCTURE,
+    EXIT_REFUSED,
+    fail,
+)
 
 if TYPE_CHECKING:
     from experiments.evaluation.launch import OnProgress, OnStage
@@ -26,12 +33,6 @@ eval_app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INFRASTRUCTURE = 3
-EXIT_AUTH = 4
-EXIT_INCONCLUSIVE = 5
 
 
 @eval_app.callback()
@@ -91,7 +92,7 @@ def run_command(
 
     given = sum((model is not None, gguf is not None, baseline, config is not None))
     if given != 1:
-        _fail("give one of --model, --gguf, --baseline or --config", None, EXIT_USAGE)
+        fail("give one of --model, --gguf, --baseline or --config")
     skipped = {
         "latency": skip_latency,
         "adversarial": skip_adversarial,
@@ -154,7 +155,7 @@ def exit_code(report: "Report") -> int:
     """Return how a run ends: with 1 where a threshold is not kept, with 5 where none can tell."""
     verdicts = [dimension.passed for dimension in report.dimensions]
     if False in verdicts:
-        return EXIT_FAILED
+        return EXIT_REFUSED
     return EXIT_INCONCLUSIVE if None in verdicts else 0
 
 
@@ -211,24 +212,17 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except TargetDenied as err:
-        _fail(err.message, err.fix, EXIT_AUTH)
+        fail(err.message, EXIT_AUTH, fix=err.fix)
     except TargetUnavailable as err:
-        _fail(err.message, err.fix, EXIT_INFRASTRUCTURE)
+        fail(err.message, EXIT_INFRASTRUCTURE, fix=err.fix)
     except EvaluationError as err:
-        _fail(err.message, err.fix, EXIT_USAGE)
+        fail(err.message, fix=err.fix)
     except OSError as err:
-        _fail(f"Cannot write the results: {err}", None, EXIT_INFRASTRUCTURE)
+        fail(f"Cannot write the results: {err}", EXIT_INFRASTRUCTURE)
 
 
 def _note(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _fail(message: str, fix: str | None, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    if fix:
-        typer.echo(f"  -> {fix}", err=True)
-    raise typer.Exit(code)
 
 
 eval_app.command("gate")(gate_command)

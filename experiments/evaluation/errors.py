@@ -1,21 +1,10 @@
 """What can be wrong with a suite, a model to measure, or a folder of results."""
 
+from experiments.errors import GuidedError
 
-class EvaluationError(Exception):
-    """Base of all errors of an evaluation.
 
-    Args:
-        message: What happened, with the value.
-        fix: What to do about it; None where the message says it all.
-    """
-
-    def __init__(self, message: str, fix: str | None = None) -> None:
-        super().__init__(message, fix)
-        self.message = message
-        self.fix = fix
-
-    def __str__(self) -> str:
-        return self.message
+class EvaluationError(GuidedError):
+    """Base of all errors of an evaluation."""
 
 
 class BadInput(EvaluationError):

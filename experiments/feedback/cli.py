@@ -9,22 +9,19 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.terminal import EXIT_INFRASTRUCTURE, console, fail, moment, print_json, print_table
 from experiments.whole_file import opened_whole
 
 if TYPE_CHECKING:
     from experiments.events.votes import Window
     from experiments.feedback.analysis import Analysis
     from experiments.feedback.tables import Section
-
-EXIT_USAGE = 2
-EXIT_INFRASTRUCTURE = 3
 
 feedback_app = typer.Typer(
     name="feedback",
@@ -61,7 +58,7 @@ def analyze(
 
     analysis = _analysis(control, events, since, until)
     if as_json:
-        typer.echo(json.dumps(to_json(analysis), ensure_ascii=False, allow_nan=False, indent=2))
+        print_json(to_json(analysis))
         return
     _print_headline(headline(analysis))
     for section in sections(analysis):
@@ -114,7 +111,7 @@ def export(
     from experiments.feedback.export import feedback_lines, training_lines
 
     if positive and episodes:
-        _fail("--positive is about answers, --episodes about sessions; give one", EXIT_USAGE)
+        fail("--positive is about answers, --episodes about sessions; give one")
     with _readable():
         votes = read_votes(_event_file(events), _window(since, until))
         lines = training_lines(votes) if positive else feedback_lines(votes, episodes=episodes)
@@ -147,29 +144,23 @@ def _print_headline(head: "Sequence[tuple[str, str]]") -> None:
 
 
 def _print_section(section: "Section") -> None:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    console = Console()
-    console.print()
+    console().print()
     if not section.rows:
-        console.print(f"[bold]{escape(section.title)}[/]: {escape(section.empty)}")
+        console().print(f"[bold]{escape(section.title)}[/]: {escape(section.empty)}")
         return
     keep = [i for i, name in enumerate(section.columns) if name]  # bars are for pages
-    table = Table(title=section.title, caption=section.note, title_justify="left")
-    for i in keep:
-        table.add_column(section.columns[i], overflow="fold")
-    for row in section.rows:
-        table.add_row(*(escape(str(row[i])) for i in keep))
-    console.print(table)
+    columns = [section.columns[i] for i in keep]
+    rows = [[str(row[i]) for i in keep] for row in section.rows]
+    print_table(section.title, columns, rows, note=section.note)
 
 
 def _event_file(given: Path | None) -> Path:
     """Return the event file, with a word on stderr if it does not hold everything."""
     if given is not None:
         if not given.is_file():
-            _fail(f"--events {str(given)!r} is no file", EXIT_USAGE)
+            fail(f"--events {str(given)!r} is no file")
         return given
     home = Path(os.environ.get("CARRIL_HOME") or "var")
     path = home / "events" / "events.db"
@@ -190,20 +181,12 @@ def _window(since: str | None, until: str | None) -> "Window":
 
     window = Window()
     if since is not None:
-        window = window._replace(since=_moment("--since", since))
+        window = window._replace(since=moment("--since", since))
     if until is not None:
-        window = window._replace(until=_moment("--until", until))
+        window = window._replace(until=moment("--until", until))
     if window.since >= window.until:
-        _fail(f"--since {since} is not before --until {until}", EXIT_USAGE)
+        fail(f"--since {since} is not before --until {until}")
     return window
-
-
-def _moment(option: str, text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        _fail(f"{option} is {text!r}; write 2026-01-31 or 2026-01-31T08:00:00+00:00", EXIT_USAGE)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 @contextmanager
@@ -213,7 +196,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except EventFileError as error:
-        _fail(str(error), EXIT_INFRASTRUCTURE)
+        fail(str(error), EXIT_INFRASTRUCTURE)
 
 
 def _write_lines(out: Path, lines: Iterable[dict[str, Any]]) -> int:
@@ -243,9 +226,4 @@ def _whole_file(path: Path) -> Iterator[Any]:
             finally:
                 text.detach()  # what is left in it is written
     except OSError as error:
-        _fail(f"{str(path)!r} cannot be written: {error.strerror}", EXIT_USAGE)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
+        fail(f"{str(path)!r} cannot be written: {error.strerror}")

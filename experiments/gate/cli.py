@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.terminal import (
+    EXIT_INCONCLUSIVE,
+    EXIT_INFRASTRUCTURE,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    fail,
+)
+
 if TYPE_CHECKING:
     from experiments.gate.report import GateReport
 
-EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 5}
-_EXIT_REFUSED = 1
-_EXIT_USAGE = 2
-_EXIT_INFRASTRUCTURE = 3
+EXIT_CODES = {"PASS": EXIT_OK, "FAIL": EXIT_REFUSED, "INCONCLUSIVE": EXIT_INCONCLUSIVE}
 
 
 def gate_command(
@@ -60,14 +66,10 @@ def gate_command(
         report = evaluate_gate(candidate, champion, rules, model=model)
         markdown = write_report(report, path)
     except EvaluationError as error:
-        typer.echo(f"error: {error.message}", err=True)
-        if error.fix:
-            typer.echo(f"fix:   {error.fix}", err=True)
         unusable = isinstance(error, BadInput | BadPolicy)
-        raise typer.Exit(_EXIT_USAGE if unusable else _EXIT_REFUSED) from error
+        fail(error.message, EXIT_USAGE if unusable else EXIT_REFUSED, fix=error.fix)
     except OSError as error:
-        typer.echo(f"error: cannot write the report: {error}", err=True)
-        raise typer.Exit(_EXIT_INFRASTRUCTURE) from error
+        fail(f"cannot write the report: {error}", EXIT_INFRASTRUCTURE)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:

@@ -2,22 +2,11 @@
 
 from pydantic import ValidationError
 
+from experiments.errors import GuidedError
 
-class RegistryError(Exception):
-    """Base of all errors of the model registry.
 
-    Args:
-        message: What happened, with the value.
-        fix: What to do about it; None where the message says it all.
-    """
-
-    def __init__(self, message: str, fix: str | None = None) -> None:
-        super().__init__(message, fix)
-        self.message = message
-        self.fix = fix
-
-    def __str__(self) -> str:
-        return self.message
+class RegistryError(GuidedError):
+    """Base of all errors of the model registry."""
 
 
 class UnknownVersion(RegistryError):

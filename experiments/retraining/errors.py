@@ -1,21 +1,10 @@
 """What can be wrong with the records of the retraining loop."""
 
+from experiments.errors import GuidedError
 
-class RetrainingError(Exception):
-    """Base of all errors of the loop.
 
-    Args:
-        message: What happened, with the value.
-        fix: What to do about it; None where the message says it all.
-    """
-
-    def __init__(self, message: str, fix: str | None = None) -> None:
-        super().__init__(message, fix)
-        self.message = message
-        self.fix = fix
-
-    def __str__(self) -> str:
-        return self.message
+class RetrainingError(GuidedError):
+    """Base of all errors of the loop."""
 
 
 class BadRecord(RetrainingError):

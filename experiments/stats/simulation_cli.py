@@ -112,7 +112,7 @@ def _show(plan: "SimulationPlan", results: "dict[str, MethodResult]", *, as_json
     print_table(
         f"{plan.runs:,} simulated {kind} experiments of {plan.sessions:,} sessions, each of 1-"
         f"{plan.max_requests} requests (ICC {plan.icc:g}), a look every {plan.look_every}",
-        ["method", label, "+-", "sessions to stop"],
+        ["method", label.replace("_", " "), "+-", "sessions to stop"],
         [
             [
                 name,
