@@ -124,7 +124,14 @@ def coded(column: pa.ChunkedArray) -> Coded:
 
 def floats(column: pa.ChunkedArray) -> Floats:
     """Return a column of numbers; NaN where there is none."""
-    found: Floats = _one_chunk(column).to_numpy(zero_copy_only=False).astype(np.float64)
+    found = _one_chunk(column).to_numpy(zero_copy_only=False)
+    numbers: Floats = found.astype(np.float64, copy=False)
+    return numbers
+
+
+def integers(column: pa.ChunkedArray) -> Ints:
+    """Return a column of integers, none of them missing."""
+    found: Ints = _one_chunk(column).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
     return found
 
 
@@ -136,6 +143,8 @@ def among(column: pa.ChunkedArray, *names: str) -> Flags:
 
 def places_in(column: pa.ChunkedArray, keys: pa.ChunkedArray) -> Ints:
     """Return, per row, the place of its text among the keys; -1 where it is not there."""
+    if not len(column):
+        return np.empty(0, dtype=np.int64)  # sparing the table of all keys
     found = pc.index_in(column, _one_chunk(keys)).fill_null(-1)
     places: Ints = found.to_numpy().astype(np.int64)
     return places

@@ -7,13 +7,22 @@ the result is the same to the last bit however many processes there are, and on 
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from experiments.analysis.answers import Answers, fresh, per_session
+from experiments.analysis.answers import (
+    ABORTED,
+    ERROR,
+    OK,
+    SHARED,
+    Answers,
+    fresh,
+    per_session,
+)
 from experiments.analysis.columns import (
     NUMBER,
     TEXT,
@@ -51,19 +60,23 @@ _EXPOSURE_COLUMNS = (
     ("bucket", WHOLE),
     ("exposed_at", NUMBER),
 )
-_OUTCOMES = """
-SELECT unit, variant, status, cache, finished_at, duration_s, ttft_s, completion_tokens, confidence
+_OUTCOMES = f"""
+SELECT unit, variant,
+    CASE status WHEN 'ok' THEN {OK} WHEN 'error' THEN {ERROR} WHEN 'aborted' THEN {ABORTED} ELSE 0
+    END + CASE cache WHEN 'hit' THEN {SHARED} WHEN 'join' THEN {SHARED} ELSE 0 END,
+    finished_at, duration_s, ttft_s, completion_tokens, confidence
 FROM outcomes
 WHERE experiment = :experiment AND version = :version AND unit > :after AND unit <= :last
-    AND exposure = 'enrolled' {known}
+    AND exposure BETWEEN 'enrolled' AND 'enrolled' {{known}}
 ORDER BY unit, exposure, variant, status, cache, finished_at, duration_s, ttft_s,
     completion_tokens, confidence
-"""
+"""  # noqa: S608 (own numbers)
+"""The order is the index's. Written as an equality, the exposure would be a constant to SQLite,
+which would then sort every session's answers instead of taking them as they come."""
 _OUTCOME_COLUMNS = (
     ("unit", TEXT),
     ("variant", TEXT),
-    ("status", TEXT),
-    ("cache", TEXT),
+    ("flags", WHOLE),
     ("finished_at", NUMBER),
     ("duration_s", NUMBER),
     ("ttft_s", NUMBER),
@@ -282,12 +295,18 @@ def _classes(*codes: Ints) -> list[Ints]:
     """Return the rows that have the same codes together, each class in the order of the rows."""
     if not len(codes[0]):
         return []
-    combined = codes[0]
-    for more in codes[1:]:
-        combined = combined * (int(more.max()) + 1) + more
+    combined = _combined(codes)
     order = np.argsort(combined, kind="stable")
     borders = np.flatnonzero(np.diff(combined[order])) + 1
     return np.split(order, borders)
+
+
+def _combined(codes: Sequence[Ints]) -> Ints:
+    """Return a number per row that is the same where all codes are."""
+    combined = codes[0]
+    for more in codes[1:]:
+        combined = combined * (int(more.max(initial=0)) + 1) + more
+    return combined
 
 
 def _cells(
@@ -320,42 +339,61 @@ def _cells(
     unanswered = n_answers == 0
     missing = unanswered & (sessions.exposed_at < _certain(sessions, task))
     pending = unanswered & ~missing
+    counted["missing"] = missing.astype(np.int64)
     pairs = {name: per_session(name, answers, n) for name in task.measures}
     pairs |= {metric: _rated(metric, votes, sessions) for metric in task.votes}
     found = []
     for key_name in task.keys:
         key = key_of(key_name, sessions.table)
-        for members in _classes(
-            sessions.variant.codes, sessions.config.codes, key.codes, clean.astype(np.int64)
-        ):
-            first = members[0]
-
-            def total(name: str, members: Ints = members) -> int:
-                return int(counted[name][members].sum())
-
-            found.append(
-                CellSums(
-                    key_name=key_name,
-                    key=key.names[key.codes[first]],
-                    config_hash=sessions.config.names[sessions.config.codes[first]],
-                    variant=sessions.variant.names[sessions.variant.codes[first]],
-                    clean=bool(clean[first]),
-                    counts=(
-                        len(members),
-                        int(missing[members].sum()),
-                        total("future"),
-                        *(total(name) for name in _ANSWER_COUNTS),
-                    ),
-                    pending=sessions.exposed_at[members][pending[members]],
-                    moments={
-                        name: _moments(x[members], y[members]) for name, (x, y) in pairs.items()
-                    },
-                )
+        parts = (sessions.variant.codes, sessions.config.codes, key.codes, clean.astype(np.int64))
+        first, cell = _numbered(parts)
+        sums = {name: _totals(column, cell, len(first)) for name, column in counted.items()}
+        units = np.bincount(cell, minlength=len(first))
+        moments = {name: _moments(x, y, cell, len(first)) for name, (x, y) in pairs.items()}
+        waiting = {
+            int(cell[rows[0]]): sessions.exposed_at[rows]
+            for rows in map(np.flatnonzero(pending).take, _classes(cell[pending]))
+        }
+        found += [
+            CellSums(
+                key_name=key_name,
+                key=key.names[key.codes[row]],
+                config_hash=sessions.config.names[sessions.config.codes[row]],
+                variant=sessions.variant.names[sessions.variant.codes[row]],
+                clean=bool(clean[row]),
+                counts=(int(units[i]), *(int(sums[name][i]) for name in _COUNTS)),
+                pending=waiting.get(i, _NONE),
+                moments={
+                    name: tuple(float(column[i]) for column in columns)
+                    for name, columns in moments.items()
+                },
             )
+            for i, row in enumerate(first)
+        ]
     return found
 
 
-_ANSWER_COUNTS = ("outcomes", "errors", "aborts", "shared", "foreign", "early", "impossible")
+_COUNTS = (
+    *("missing", "future", "outcomes", "errors", "aborts", "shared", "foreign", "early"),
+    "impossible",
+)
+"""`sums.Counts` after the units, in its order."""
+_NONE = np.empty(0)
+
+
+def _numbered(codes: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Return the cells of the sessions: the first session of each, and each session's cell."""
+    combined = _combined(codes)
+    _, first, cell = np.unique(combined, return_index=True, return_inverse=True)
+    return first.astype(np.int64), cell.astype(np.int64)
+
+
+def _totals(column: Ints | Floats, cell: Ints, n: int) -> Floats:
+    """Return the sum of a column per cell, taken from the first session to the last.
+
+    `numpy.sum` takes several at once, how many depends on the processor; this does not.
+    """
+    return np.bincount(cell, weights=column, minlength=n).astype(np.float64)
 
 
 def _foreign(variant: Coded, answers: Answers) -> Flags:
@@ -386,20 +424,9 @@ def _rated(metric: str, votes: pa.Table, sessions: _Sessions) -> tuple[Floats, F
     return sums / np.maximum(n_votes, 1), (n_votes > 0).astype(np.float64)
 
 
-def _moments(x: Floats, y: Floats) -> tuple[float, ...]:
-    """Return `sums.Moments` over the sessions that have y."""
+def _moments(x: Floats, y: Floats, cell: Ints, n: int) -> tuple[Floats, ...]:
+    """Return `sums.Moments` per cell, over the sessions that have y."""
     has = y > 0
-    x, y = x[has], y[has]
-    return (
-        len(x),
-        int((x > 0).sum()),
-        *(_in_order(column) for column in (x, x * x, y, y * y, x * y)),
-    )
-
-
-def _in_order(values: Floats) -> float:
-    """Return the sum, taken from the first to the last on every machine.
-
-    `numpy.sum` takes several at once, how many depends on the processor.
-    """
-    return float(np.bincount(np.zeros(len(values), dtype=np.int64), weights=values, minlength=1)[0])
+    x, y, cell = x[has], y[has], cell[has]
+    columns = (np.ones(len(x)), (x > 0).astype(np.float64), x, x * x, y, y * y, x * y)
+    return tuple(_totals(column, cell, n) for column in columns)

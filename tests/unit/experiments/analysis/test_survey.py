@@ -21,7 +21,7 @@ from tests.unit.experiments.analysis.sessions import DAY, START, declaration, tr
 from tests.unit.experiments.events.builders import exposure, feedback, outcome
 
 NOW = START + 30 * DAY
-SHA = "2d5f70d344c5e5aaa73d313c7acedde8"
+SHA = "6361f7109b7f6713af8cacb2471b65c6"
 
 
 @pytest.fixture
