@@ -5,6 +5,7 @@ from typing import Any
 
 from cluster.plan_experiments import gateway_config
 from cluster.process_tree import ProcessInfo
+from serve_app.config import GatewayConfig
 from serve_app.errors import ConfigError
 
 
@@ -26,6 +27,7 @@ def status_document(
         dashboard_url: Address of the dashboard.
     """
     apps: Mapping[str, Any] = (details or {}).get("applications") or {}
+    config = _gateway_config(apps)
     return {
         "running": details is not None,
         "http_url": http_url,
@@ -34,7 +36,8 @@ def status_document(
         "config": (readyz or {}).get("config"),
         "applications": [_application(name, app) for name, app in apps.items()],
         "variants": _variants(readyz),
-        "experiments": _experiments(apps),
+        "experiments": _experiments(config),
+        "shadows": _shadows(config),
         "memory_bytes": sum(item.rss_bytes - item.shared_bytes for item in processes),
         "processes": [
             {"pid": item.pid, "name": item.name, "memory_bytes": item.rss_bytes - item.shared_bytes}
@@ -73,19 +76,30 @@ def _variants(readyz: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
-def _experiments(apps: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _gateway_config(apps: Mapping[str, Any]) -> GatewayConfig | None:
     for app in apps.values():
         try:
             config = gateway_config(app.get("deployed_app_config") or {})
         except ConfigError:
             continue
         if config is not None:
-            return [
-                {
-                    "name": name,
-                    "control": experiment.control,
-                    "allocation": {k: float(v) for k, v in experiment.allocation.items()},
-                }
-                for name, experiment in config.experiments.items()
-            ]
-    return []
+            return config
+    return None
+
+
+def _experiments(config: GatewayConfig | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "control": experiment.control,
+            "allocation": {k: float(v) for k, v in experiment.allocation.items()},
+        }
+        for name, experiment in (config.experiments if config else {}).items()
+    ]
+
+
+def _shadows(config: GatewayConfig | None) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "variant": shadow.variant, "of": shadow.of, "percent": shadow.percent}
+        for name, shadow in (config.shadow if config else {}).items()
+    ]

@@ -75,6 +75,12 @@ def _show(document: dict[str, Any]) -> None:
     for experiment in document["experiments"]:
         split = ", ".join(f"{name} {share:g} %" for name, share in experiment["allocation"].items())
         out.print(f"experiment {experiment['name']}: {split}", markup=False, highlight=False)
+    for shadow in document["shadows"]:
+        line = (
+            f"shadow {shadow['name']}: {shadow['variant']} gets copies of {shadow['percent']:g} % "
+            f"of what {shadow['of']} answers"
+        )
+        out.print(line, markup=False, highlight=False)
     for variant in document["variants"]:
         for replica in variant["replicas"]:
             sha = str(replica.get("model_sha256") or "")[:12] or "no file"

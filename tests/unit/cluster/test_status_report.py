@@ -14,10 +14,11 @@ GATEWAY: dict[str, Any] = {
             "name": "gateway",
             "user_config": {
                 "models": {"m": {"experiment": "e"}},
-                "variants": {"a": {"app": "x"}, "b": {"app": "y"}},
+                "variants": {"a": {"app": "x"}, "b": {"app": "y"}, "c": {"app": "z"}},
                 "experiments": {
                     "e": {"salt": "s", "control": "a", "allocation": {"a": 70, "b": 30}}
                 },
+                "shadow": {"s": {"variant": "c", "of": "a", "percent": 10}},
             },
         }
     ],
@@ -50,6 +51,7 @@ def test_split_config_and_memory_are_shown() -> None:
     assert document["status"] == "ready"
     assert document["config"] == "abc"
     assert document["experiments"][0]["allocation"] == {"a": 70.0, "b": 30.0}
+    assert document["shadows"] == [{"name": "s", "variant": "c", "of": "a", "percent": 10.0}]
     assert document["memory_bytes"] == 520
     assert [item["name"] for item in document["processes"]] == ["large", "small"]
 
