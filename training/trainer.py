@@ -158,7 +158,7 @@ def train(
 def _begin_with_skills(network: LlamaForCausalLM, data: TrainingSet, config: TrainConfig) -> None:
     """Start as a bag of tokens that can copy; what is trained first takes a minute."""
     if not can_be_wired(network):
-        logger.info("The network has other heads than a wired start needs: it begins at random")
+        logger.info("The network has another shape than a wired start needs: it begins at random")
         return
     messages, labels = zip(*data.bags, strict=True)
     bag = train_bag_of_tokens(

@@ -25,6 +25,7 @@ _CODE = 32
 """Width of a token's identity: a random code."""
 _CODE_STD = 0.3
 _CONSTANT = 1.5
+_HEADS = 4
 _BAG_HEADS = 2
 _PREVIOUS_HEAD = 2
 _RECENT_HEAD = 3
@@ -62,9 +63,13 @@ def layout(hidden_size: int) -> Layout:
 def can_be_wired(network: LlamaForCausalLM) -> bool:
     """Whether a network has the heads and layers that the skills need."""
     config = network.config
-    n_kv = config.num_key_value_heads
-    fits = layout(config.hidden_size).values.stop <= _BAG_HEADS * config.head_dim
-    return bool(n_kv == config.num_attention_heads == 4 and fits and config.num_hidden_layers >= 2)
+    return bool(
+        config.num_key_value_heads == config.num_attention_heads == _HEADS
+        and 0 < layout(config.hidden_size).values.stop <= _BAG_HEADS * config.head_dim
+        and config.head_dim // 2 > _SLOWEST
+        and config.num_hidden_layers > 1
+        and not config.tie_word_embeddings
+    )
 
 
 def token_codes(n_tokens: int, *, hidden_size: int, seed: int) -> Tensor:

@@ -1,0 +1,114 @@
+"""A wired network computes what its bag of tokens does, and repeats what followed before."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from training.config import ModelConfig, OptimConfig, TokenizerConfig, TrainConfig
+from training.data.generator import DataConfig
+from training.network import build_network
+from training.warm_start import BagOfTokens, train_bag_of_tokens
+from training.wiring import can_be_wired, layout, token_codes, wire
+
+N_TOKENS = 512
+EPS = 1e-5
+AROUND = [1, 2, 3]
+
+
+def config(**model: object) -> TrainConfig:
+    shape = {
+        "n_layers": 3,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "rope_theta": 1e7,
+        "tie_embeddings": False,
+    }
+    return TrainConfig(
+        name="wired",
+        version="0.0.1",
+        description="",
+        data=DataConfig(),
+        tokenizer=TokenizerConfig(vocab_size=N_TOKENS),
+        model=ModelConfig.model_validate(shape | model),
+        optim=OptimConfig(n_steps=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def bag() -> BagOfTokens:
+    """Messages of label L contain the token 100 + L."""
+    generator = torch.Generator().manual_seed(1)
+    labels = [i % 4 for i in range(800)]
+    noise = torch.randint(200, N_TOKENS, (800, 5), generator=generator).tolist()
+    return train_bag_of_tokens(
+        [[*rest, 100 + label] for rest, label in zip(noise, labels, strict=True)],
+        labels,
+        around=AROUND,
+        pieces=[f"t{i}" for i in range(N_TOKENS)],
+        codes=token_codes(N_TOKENS, hidden_size=256, seed=3),
+        n_values=layout(256).values.stop,
+        norm_eps=EPS,
+        n_epochs=12,
+        seed=5,
+    )
+
+
+@pytest.fixture(scope="module")
+def network(bag: BagOfTokens) -> LlamaForCausalLM:
+    torch.manual_seed(7)
+    network = build_network(config())
+    assert can_be_wired(network)
+    wire(network, bag.embeddings, seed=9)
+    with torch.no_grad():
+        network.lm_head.weight[[10, 11, 12, 13]] = bag.head
+    return network.eval()
+
+
+def bag_logits(bag: BagOfTokens, ids: list[int]) -> Tensor:
+    """The classifier by its formula."""
+    n_values = layout(256).values.stop
+    values = functional.rms_norm(bag.embeddings, (256,), eps=EPS)[:, :n_values]
+    hidden = bag.embeddings[ids[-1]].clone()
+    hidden[:n_values] += values[ids].mean(0)
+    return bag.head @ functional.rms_norm(hidden, (256,), eps=EPS)
+
+
+@torch.inference_mode()
+def test_it_names_the_label_as_the_bag_does(bag: BagOfTokens, network: LlamaForCausalLM) -> None:
+    for label in range(4):
+        ids = [AROUND[0], AROUND[1], 300 + label, 100 + label, 250, AROUND[2]]
+        logits = network(torch.tensor([ids])).logits[0, -1, [10, 11, 12, 13]]
+        assert int(logits.argmax()) == label
+        # The heads that note neighbours write beside the values and turn the norm a little.
+        expected = bag_logits(bag, ids)
+        assert torch.corrcoef(torch.stack([logits, expected]))[0, 1] > 0.99
+
+
+@torch.inference_mode()
+def test_it_repeats_what_followed_before(network: LlamaForCausalLM) -> None:
+    generator = torch.Generator().manual_seed(11)
+    right = total = 0
+    for _ in range(5):
+        row = torch.randperm(300, generator=generator)[:60] + 200
+        ids = torch.cat([row, row[20:40]]).unsqueeze(0)
+        logits = network(ids).logits[0, 60:79, 200:500]
+        right += int((logits.argmax(-1) + 200 == ids[0, 61:80]).sum())
+        total += 19
+    assert right >= 0.9 * total
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"n_kv_heads": 2},
+        {"n_layers": 1},
+        {"tie_embeddings": True},
+        {"hidden_size": 512},
+    ],
+)
+def test_other_shapes_are_not_wired(shape: dict[str, object], tmp_path: Path) -> None:
+    assert not can_be_wired(build_network(config(**shape)))
