@@ -1,8 +1,10 @@
 """Layers, holdout, attributes and who takes part: refused where they contradict themselves."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serve_app.config import parse_gateway_config
 from serve_app.errors import ConfigError
@@ -233,3 +235,12 @@ def test_five_and_five_point_zero_percent_are_one_configuration() -> None:
 
     assert hash_of(5) == hash_of(5.0)
     assert hash_of(5) != hash_of(5.01)
+
+
+def test_the_readme_shows_a_valid_configuration() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Who takes part")[1].split("\n## ")[0]
+    shown = yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
+    rules = parse_gateway_config(raw_config(**shown)).rules
+    assert set(rules) == {"style", "price"}
+    assert rules["price"].coverage == 2000
