@@ -171,6 +171,12 @@ def _day(
             yield table, rows
 
 
+def prepare(home: Path) -> None:
+    """Write what the gateway would have left: the declaration in force."""
+    (home / "run").mkdir(exist_ok=True)
+    (home / "run" / "gateway-config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+
+
 def measure(home: Path, *command: str) -> dict[str, Any]:
     """Run a `carril` command; return its seconds, and the peak memory of its processes."""
     started = time.monotonic()
@@ -227,8 +233,7 @@ def main() -> None:
         started = time.monotonic()
         make(path, given.exposures, answers=given.answers, voted=given.voted, seed=1)
         _tell(f"made in {time.monotonic() - started:.0f} s")
-    (given.home / "run").mkdir(exist_ok=True)
-    (given.home / "run" / "gateway-config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    prepare(given.home)
     with closing(sqlite3.connect(path)) as db:
         rows = {
             name: db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]  # noqa: S608
