@@ -1,10 +1,12 @@
 """GrowthBook's hash: the vectors that its SDKs are tested with, and the splits that follow."""
 
+from collections import Counter
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from experiments.assignment import Allocation, Hash, Layout, assign, variant_bucket
 from experiments.assignment.growthbook import hash_v2
@@ -82,6 +84,12 @@ def test_text_beyond_ascii_is_hashed_in_utf16_as_browsers_do() -> None:
 
     first = fnv([0xD83D, 0xDC4D])
     assert hash_v2("👍", seed="") == fnv([ord(c) for c in str(first)]) % 10_000
+
+
+def test_buckets_of_session_ids_are_uniform() -> None:
+    counts = Counter(hash_v2(f"session-{n}", seed="okla-v1-v2") // 100 for n in range(10_000))
+    statistic = sum((counts[part] - 100) ** 2 / 100 for part in range(100))
+    assert chi2.sf(statistic, df=99) > 1e-4
 
 
 def test_the_other_hash_gives_other_variants() -> None:
