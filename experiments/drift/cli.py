@@ -266,7 +266,7 @@ def _hours(value: float | None) -> str:
 
 def _show(document: dict[str, Any]) -> None:
     from experiments.drift.policy import SignalName
-    from experiments.drift.report import TITLES, show_effect
+    from experiments.drift.report import TITLES, show_degradation, show_effect
 
     typer.echo(f"drift: {document['level'].replace('_', ' ')}")
     for name, variant in document["variants"].items():
@@ -290,7 +290,7 @@ def _show(document: dict[str, Any]) -> None:
         for note in variant["notes"]:
             typer.echo(f"  {note}")
         for item in variant["degradations"]:
-            typer.echo(f"  {item['name']} is {item['change']:.0%} worse than in the baseline")
+            typer.echo(f"  {show_degradation(item)}")
         for item in variant["anomalies"][:5]:
             typer.echo(
                 f"  {item['series']} at {item['hour']}: {item['value']:.4g}, usually "

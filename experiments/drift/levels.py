@@ -138,6 +138,11 @@ def _against(
     return None
 
 
+def show_p(p: float) -> str:
+    """Return a p-value for people: digits beyond the fourth say nothing."""
+    return "p < 0.0001" if p < 0.0001 else f"p {p:.2g}"
+
+
 def _reaches(found: Measurement, threshold: float, reach_se: float) -> bool:
     slack = reach_se * (found.standard_error or 0.0)
     return found.effect is not None and found.effect + slack >= threshold - _ROUNDING
@@ -147,5 +152,5 @@ def _why(level: Level, fast: Windowed, slow: Windowed, p: float, limits: Thresho
     threshold = limits.critical if level is Level.CRITICAL else limits.warning
     return (
         f"effect {slow.found.effect:.3f} (lower bound {slow.found.lower:.3f}) in {slow.hours:g} h "
-        f"and {fast.found.effect:.3f} in {fast.hours:g} h reach {threshold:g}; p {p:.2g}"
+        f"and {fast.found.effect:.3f} in {fast.hours:g} h reach {threshold:g}; {show_p(p)}"
     )

@@ -65,8 +65,8 @@ class Degradation:
     name: str
     reference: float
     current: float
-    change: float
-    """Relative; more is worse."""
+    change: float | None
+    """Relative; more is worse. None where there was nothing to compare with."""
 
 
 def describe(seen: Observations, *, since: float, until: float) -> Performance:
@@ -94,9 +94,10 @@ def degradations(reference: Performance, current: Performance, share: float) -> 
         old, new = getattr(reference, name), getattr(current, name)
         if old is None or new is None:
             continue
-        base = max(old, _FLOOR["error_rate"] if name == "error_rate" else 1e-9)
-        change = (new - old) / base
-        if change > share:
+        # Rates of next to nothing double by chance; they have to rise by something that counts.
+        least = share * max(old, _FLOOR["error_rate"] if name == "error_rate" else 0.0)
+        if new - old > least:
+            change = (new - old) / old if old > 0 else None
             found.append(Degradation(name=name, reference=old, current=new, change=change))
     old, new = reference.requests_per_hour, current.requests_per_hour
     if old > 0 and (old - new) / old > share:

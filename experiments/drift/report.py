@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from experiments.alerts.config import AlertLevel
 from experiments.drift.baseline import Baseline
 from experiments.drift.check import CheckResult, SignalReport, VariantReport
 from experiments.drift.hysteresis import Active, Change
-from experiments.drift.levels import Level, Windowed
+from experiments.drift.levels import Level, Windowed, show_p
 from experiments.drift.policy import DriftPolicy, SignalName
 
 SCHEMA_VERSION = 1
@@ -171,8 +171,8 @@ def _finding(variant: str, item: SignalReport, policy: DriftPolicy) -> dict[str,
         "reasons": reasons,
         "evidence": _signal(item),
         "sla": {
-            "acknowledge_by": acknowledge.isoformat(),
-            "resolve_by": resolve.isoformat(),
+            "acknowledge_by": acknowledge.isoformat(timespec="seconds"),
+            "resolve_by": resolve.isoformat(timespec="seconds"),
         },
     }
 
@@ -226,9 +226,15 @@ def _window(windowed: Windowed) -> dict[str, Any]:
     }
 
 
+def show_degradation(item: Mapping[str, Any]) -> str:
+    """Return what got worse, for people."""
+    size = "worse" if item["change"] is None else f"{item['change']:.0%} worse"
+    return f"{item['name']} is {size}: {item['reference']:.4g} -> {item['current']:.4g}"
+
+
 def _markdown_variant(name: str, variant: dict[str, Any]) -> Iterator[str]:
     yield from ("", f"## {name}: {variant['level'].replace('_', ' ')}", "")
-    yield "| signal | level | effect | lower bound | warning | critical | reference | now | n | p |"
+    yield "| signal | level | effect | lower bound | warning | critical | reference | now | n | chance |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for key, item in variant["signals"].items():
         signal, slow = SignalName(key), item["slow"]
@@ -240,16 +246,13 @@ def _markdown_variant(name: str, variant: dict[str, Any]) -> Iterator[str]:
             f"| {TITLES[signal]} | {item['level']} | {show_effect(signal, slow['effect'])} "
             f"| {show_effect(signal, slow['lower'])} | {show_effect(signal, limits['warning'])} "
             f"| {show_effect(signal, limits['critical'])} | {slow['reference']:.4g} "
-            f"| {slow['current']:.4g} | {slow['n_current']} | {item['adjusted_p']:.2g} |"
+            f"| {slow['current']:.4g} | {slow['n_current']} | {show_p(item['adjusted_p'])} |"
         )
     shown = {k: v for k, v in variant["performance"].items() if v is not None}
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
     yield from ("", f"Performance of the last day: {numbers}.")
     for item in variant["degradations"]:
-        yield (
-            f"- {item['name']} is {item['change']:.0%} worse: {item['reference']:.4g} -> "
-            f"{item['current']:.4g}"
-        )
+        yield f"- {show_degradation(item)}"
     for item in variant["anomalies"][:10]:
         yield (
             f"- {item['series']} at {item['hour']}: {item['value']:.4g}, usually "

@@ -79,9 +79,9 @@ def test_people_are_told_once_and_a_failed_delivery_is_repeated(
     assert (home / "drift" / "history.jsonl").read_text().count("\n") == 3
 
 
-def run_job(home: Path, *arguments: str) -> subprocess.Popen[str]:
+def run_job(home: Path, *arguments: str, **policy: float) -> subprocess.Popen[str]:
     config = home / "drift.yaml"
-    config.write_text(json.dumps({"fallback_intents": [FALLBACK]}), encoding="utf-8")
+    config.write_text(json.dumps({"fallback_intents": [FALLBACK], **policy}), encoding="utf-8")
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.jobs.drift", "--config", str(config), *arguments],
         env={**os.environ, "CARRIL_HOME": str(home)},
@@ -101,7 +101,7 @@ def test_the_job_checks_once(home: Path) -> None:
 
 def test_the_job_goes_on_until_it_is_told_to_end(home: Path) -> None:
     history = home / "drift" / "history.jsonl"
-    job = run_job(home, "--every", "1s")
+    job = run_job(home, check_every_h=0.0005)
     deadline = time.monotonic() + 240
     try:
         while not history.exists() or history.read_text().count("\n") < 2:
@@ -114,6 +114,7 @@ def test_the_job_goes_on_until_it_is_told_to_end(home: Path) -> None:
         job.kill()
     assert job.returncode == 0
     assert err.endswith("ended on request\n")
+    assert out.startswith("checking for drift every 0.0005 h\n")
     assert out.count("insufficient_data") >= 2
 
 
