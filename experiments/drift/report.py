@@ -234,7 +234,7 @@ def show_degradation(item: Mapping[str, Any]) -> str:
 
 def _markdown_variant(name: str, variant: dict[str, Any]) -> Iterator[str]:
     yield from ("", f"## {name}: {variant['level'].replace('_', ' ')}", "")
-    yield "| signal | level | effect | lower bound | warning | critical | reference | now | n | chance |"
+    yield "| signal | level | effect | lower bound | warning | critical | reference | now | n | p |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for key, item in variant["signals"].items():
         signal, slow = SignalName(key), item["slow"]
