@@ -77,6 +77,12 @@ def check_candidates(where: str, names: Iterable[str], rules: Mapping[str, Rules
                 f"{other.experiment!r} ({other.control!r}) differ, and units that are in neither "
                 "get the control; give them the same"
             )
+        twice = sorted(one.overrides.keys() & other.overrides.keys())
+        if twice:
+            raise ValueError(
+                f"{where}: {one.experiment!r} and {other.experiment!r} both override {twice[0]!r}; "
+                "list a unit in one of them"
+            )
 
 
 def _check_salts(

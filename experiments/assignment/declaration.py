@@ -79,7 +79,8 @@ class ConditionDeclaration(_Strict):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if len(self.model_fields_set) < 2:
+        asked = (self.equals, self.any_of, self.none_of, self.at_least, self.at_most)
+        if all(part is None for part in asked):
             raise ValueError(
                 f"nothing is asked of {self.attribute!r}; give equals, any_of, none_of, at_least "
                 "or at_most"

@@ -110,6 +110,11 @@ def test_valid(raw: dict[str, Any]) -> None:
             id="two controls",
         ),
         pytest.param(
+            two(LOW | {"overrides": {"qa": "stable"}}, HIGH | {"overrides": {"qa": "candidate"}}),
+            ["models.okla-chat.experiments", "both override 'qa'"],
+            id="one unit overridden in two experiments",
+        ),
+        pytest.param(
             two(LOW, HIGH | {"salt": "one"}),
             ["experiments.two.salt", "'one'", "its own salt"],
             id="one salt for two experiments",
@@ -187,6 +192,9 @@ def test_valid(raw: dict[str, Any]) -> None:
             id="nobody is both",
         ),
         pytest.param(asks(attribute="turns"), ["nothing is asked of 'turns'"], id="no condition"),
+        pytest.param(
+            asks(attribute="turns", equals=None), ["nothing is asked of 'turns'"], id="null"
+        ),
         pytest.param(asks(attribute="turns", any_of=[]), ["any_of is empty"], id="no value"),
         pytest.param(
             asks(attribute="turns", greater=1), ["greater", "Extra inputs"], id="unknown operator"
