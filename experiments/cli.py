@@ -241,13 +241,13 @@ def decide(
 
 
 def _from_log(choice: Choice, evidence_path: Path | None) -> "Decision":
-    from experiments.analysis.sources import home
     from experiments.decision.codec import to_json
+    from experiments.home import carril_home
 
     record = analysed(choice).record
     if evidence_path is None:
         name = f"decision-{record.decision.evidence_sha256[:12]}.json"
-        evidence_path = home() / "experiments" / choice.name / name
+        evidence_path = carril_home() / "experiments" / choice.name / name
     write_file(evidence_path, to_json(record, indent=2))
     typer.echo(f"evidence: {evidence_path}", err=True)
     return record.decision

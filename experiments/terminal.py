@@ -3,9 +3,12 @@
 import json
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
+
+from experiments.home import waiting_spool_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +61,17 @@ def cell(value: object, missing: str = "") -> str:
 def print_json(document: object) -> None:
     """Print JSON; a number that is not finite is an error, not a `NaN`."""
     typer.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2))
+
+
+def tell_waiting_spool(events: Path) -> None:
+    """Say so if events wait outside the event file; they are not counted."""
+    waiting = waiting_spool_files(events)
+    if waiting:
+        typer.echo(
+            f"{len(waiting)} spool files wait to be collected, which a running server does; what "
+            "is in them is not counted",
+            err=True,
+        )
 
 
 def moment(option: str, text: str) -> float:

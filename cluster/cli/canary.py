@@ -174,7 +174,7 @@ def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Contr
     from cluster.canary.split import Server
     from cluster.connection import resolve
     from cluster.serve_api import ServeApi
-    from experiments.analysis.sources import event_file
+    from experiments.home import event_file
 
     connection = resolve(guess=False)
     journal = _journal(name)
@@ -184,7 +184,7 @@ def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Contr
         ServeApi(connection.dashboard_url, token=connection.token) as api,
     ):
         server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
-        yield Controller(journal, server, event_file(None), tell=partial(_tell, journal))
+        yield Controller(journal, server, event_file(carril_home()), tell=partial(_tell, journal))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from experiments.terminal import (
     fail,
     print_json,
     print_table,
+    tell_waiting_spool,
 )
 
 if TYPE_CHECKING:
@@ -178,21 +179,9 @@ def analysed(choice: Choice, *, slices: bool = False) -> "Analysis":
             version=choice.version, treatment=choice.treatment, phase=choice.phase, slices=slices
         )
         path = event_source(choice.events)
-        tell_waiting_spool(path)
+        if isinstance(path, Path):
+            tell_waiting_spool(path)
         return analyse(path, choice.name, found.declaration, options, declared=found.own)
-
-
-def tell_waiting_spool(path: Path | str) -> None:
-    """Say so if events wait outside the event file; they are not counted."""
-    if isinstance(path, str):
-        return
-    waiting = list((path.parent / "spool").glob("*.jsonl"))
-    if waiting:
-        typer.echo(
-            f"{len(waiting)} spool files wait to be collected, which a running server does; what "
-            "is in them is not counted",
-            err=True,
-        )
 
 
 def print_analysis(analysis: "Analysis") -> None:

@@ -1,7 +1,6 @@
 """Where events and declarations come from: CARRIL_HOME, or files that are named."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from experiments.analysis.declaration import ExperimentDeclaration
 from experiments.analysis.errors import AnalysisError, UnknownExperiment
+from experiments.home import carril_home, event_file
 
 _MAX_FAULTS = 5
 """Faults of a declaration that are told at once."""
@@ -25,21 +25,11 @@ class Declared(NamedTuple):
     """False: defaults for an experiment that only the log knows."""
 
 
-def home() -> Path:
-    """Return CARRIL_HOME, `./var` by default."""
-    return Path(os.environ.get("CARRIL_HOME") or "var")
-
-
-def event_file(given: Path | None) -> Path:
-    """Return the event file to read."""
-    return home() / "events" / "events.db" if given is None else given
-
-
 def event_source(given: str | None) -> Path | str:
     """Return the events to read: a file, or the address of the central database as a text."""
     if given is not None and "://" in given:
         return given
-    return event_file(None if given is None else Path(given))
+    return event_file(carril_home()) if given is None else Path(given)
 
 
 def declarations(config: Path | None) -> dict[str, ExperimentDeclaration]:
@@ -68,7 +58,7 @@ def config_file(config: Path | None) -> Path | None:
     """Return the configuration to read, as `declarations` says; None if there is none."""
     if config is not None:
         return config
-    known = (home() / "run" / "gateway-config.json", Path("serve_config.yaml"))
+    known = (carril_home() / "run" / "gateway-config.json", Path("serve_config.yaml"))
     return next((path for path in known if path.is_file()), None)
 
 

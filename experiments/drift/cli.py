@@ -4,7 +4,6 @@ Modules that do the work are imported by the commands, so that `carril --help` i
 0 no critical drift, 1 critical drift, 2 usage, 3 the event file cannot be read, 5 not enough data.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.home import carril_home, event_file
 from experiments.terminal import (
     EXIT_INCONCLUSIVE,
     EXIT_INFRASTRUCTURE,
@@ -79,7 +79,7 @@ def baseline(
 
     with _told():
         policy = _policy(config)
-        source = events or _home() / "events" / "events.db"
+        source = events or event_file(_home())
         period = period_of(source)
         if period is None:
             fail(f"no traffic in {source}", EXIT_INCONCLUSIVE)
@@ -314,7 +314,7 @@ def _ratio(arm: Any) -> str:
 
 
 def _home() -> Path:
-    return Path(os.environ.get("CARRIL_HOME") or "var").absolute()
+    return carril_home().absolute()
 
 
 def _policy(config: Path | None) -> "DriftPolicy":

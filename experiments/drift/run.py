@@ -29,6 +29,7 @@ from experiments.drift.levels import Level
 from experiments.drift.policy import DriftPolicy
 from experiments.drift.report import alert_of, to_document, to_markdown
 from experiments.drift.source import read_traffic
+from experiments.home import event_file
 
 SCHEMA_VERSION = 1
 _MAX_PENDING = 200
@@ -104,7 +105,7 @@ def run_check(
             f"{Definitions.of(policy).model_dump()}",
             "make the baseline again: carril drift baseline",
         )
-    source = events or home / "events" / "events.db"
+    source = events or event_file(home)
     at = time.time() if now is None else now
     with _one_at_a_time(folder):
         state = _read_state(folder / "state.json")

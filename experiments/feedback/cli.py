@@ -5,7 +5,6 @@ usage, 3 the event file cannot be read.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.terminal import EXIT_INFRASTRUCTURE, console, fail, moment, print_json, print_table
+from experiments.home import carril_home, event_file
+from experiments.terminal import (
+    EXIT_INFRASTRUCTURE,
+    console,
+    fail,
+    moment,
+    print_json,
+    print_table,
+    tell_waiting_spool,
+)
 from experiments.whole_file import opened_whole
 
 if TYPE_CHECKING:
@@ -162,17 +170,10 @@ def _event_file(given: Path | None) -> Path:
         if not given.is_file():
             fail(f"--events {str(given)!r} is no file")
         return given
-    home = Path(os.environ.get("CARRIL_HOME") or "var")
-    path = home / "events" / "events.db"
+    path = event_file(carril_home())
     if not path.is_file():
         typer.echo(f"no events yet: {path} does not exist", err=True)
-    waiting = list((home / "events" / "spool").glob("*.jsonl"))
-    if waiting:
-        typer.echo(
-            f"{len(waiting)} spool files wait to be collected, which a running server does; what "
-            "is in them is not counted",
-            err=True,
-        )
+    tell_waiting_spool(path)
     return path
 
 

@@ -8,7 +8,6 @@ CARRIL_HOME/jobs/<submission id>/
     report.json       the result
 """
 
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from experiments.home import carril_home
 from experiments.jobs.code_state import CodeState
 from experiments.jobs.errors import JobError
 from experiments.registry.errors import brief
@@ -152,8 +152,8 @@ def jobs_dir(home: Path) -> Path:
 
 
 def home_dir() -> Path:
-    """Return `CARRIL_HOME`, `./var` unless it is set."""
-    return Path(os.environ.get("CARRIL_HOME") or "var").absolute()
+    """Return `CARRIL_HOME` as an absolute path: jobs go elsewhere."""
+    return carril_home().absolute()
 
 
 class Unreadable(NamedTuple):
