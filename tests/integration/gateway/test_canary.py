@@ -90,7 +90,7 @@ def start(cluster: Cluster, *options: str) -> "subprocess.Popen[str]":
     return carril(cluster, "run", NAME, "--config", config, "--json", *options)
 
 
-def answer(process: "subprocess.Popen[str]", seconds: float = 60) -> tuple[int, Any, str]:
+def answer(process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, Any, str]:
     """Return exit code, JSON and messages of a command that ends by itself."""
     try:
         out, err = process.communicate(timeout=seconds)
@@ -122,7 +122,7 @@ def wait_for_step(cluster: Cluster, declared: Mapping[str, Any], percent: float)
             and state["served"]["percent"] == percent
         )
 
-    wait_until(reached, f"a canary with {percent:g} % in force", 60)
+    wait_until(reached, f"a canary with {percent:g} % in force", 120)
 
 
 def wait_for_sessions(cluster: Cluster, declared: Mapping[str, Any], n_per_arm: int) -> None:
@@ -202,7 +202,7 @@ def test_a_good_treatment_reaches_100_percent_through_a_restarted_controller(
         wait_for_step(cluster, declared, 40.0)
         first.send_signal(signal.SIGKILL)
         first.wait()
-        exit_code, document, messages = answer(start(cluster), 90)
+        exit_code, document, messages = answer(start(cluster))
     assert (exit_code, document["status"], document["percent"]) == (0, "completed", 100.0), messages
     shown = ask_carril(cluster, "history", NAME, "--replay")
     rows = [row for row in shown["decisions"] if row["evidence"]][-3:]
@@ -230,7 +230,7 @@ def test_a_crooked_split_pauses_and_somebody_elses_split_is_left_alone(cluster: 
     with traffic(cluster, mostly_control):
         controller = start(cluster, "--steps", "50,100")
         wait_for_step(cluster, declared, 50.0)
-        wait_until(lambda: state_of(cluster)["status"] == "paused", "a pause", 30)
+        wait_until(lambda: state_of(cluster)["status"] == "paused", "a pause", 60)
         _, record = last_decision(cluster)
         assert record["decision"]["reasons"][0]["code"] == "SAMPLE_RATIO_MISMATCH"
         assert state_of(cluster)["served"]["percent"] == 50.0
