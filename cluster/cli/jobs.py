@@ -102,7 +102,8 @@ def submit_drift(
     connection = resolve(dashboard_url=address, guess=False)
     with JobsApi(connection.dashboard_url, token=connection.token) as api:
         submitted = watch_drift(api, connection, carril_home(), config=config, every=every)
-    _tell_submitted(submitted, follow=follow, as_json=as_json, address=address)
+    another = f"carril jobs stop {submitted.submission_id}, then submit"
+    _tell_submitted(submitted, follow=follow, as_json=as_json, address=address, another=another)
 
 
 @jobs_app.command()
@@ -209,11 +210,16 @@ def _settle(job: "JobView") -> None:
 
 
 def _tell_submitted(
-    submitted: "Submitted", *, follow: bool, as_json: bool, address: str | None
+    submitted: "Submitted",
+    *,
+    follow: bool,
+    as_json: bool,
+    address: str | None,
+    another: str = "--again",
 ) -> None:
     from cluster.cli import jobs_output as output
 
-    output.show_submitted(submitted, as_json=as_json)
+    output.show_submitted(submitted, as_json=as_json, another=another)
     if follow:
         with _cluster(address) as api:
             _follow(api, submitted.submission_id)

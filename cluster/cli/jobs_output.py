@@ -24,8 +24,14 @@ _COLOURS = {
 }
 
 
-def show_submitted(submitted: Submitted, *, as_json: bool) -> None:
-    """Say what became of a submission."""
+def show_submitted(submitted: Submitted, *, as_json: bool, another: str = "--again") -> None:
+    """Say what became of a submission.
+
+    Args:
+        submitted: What became of it.
+        as_json: Whether to print JSON.
+        another: How to get a new attempt where the work is known already.
+    """
     name, job = command_name(), submitted.submission_id
     if as_json:
         print_json(
@@ -42,7 +48,7 @@ def show_submitted(submitted: Submitted, *, as_json: bool) -> None:
         out.print(job, markup=False, highlight=False, soft_wrap=True)
     if not submitted.new:
         done = "has succeeded" if submitted.state is JobState.SUCCEEDED else "runs already"
-        note(f"this work {done} as {job}; nothing was started. A new attempt: --again")
+        note(f"this work {done} as {job}; nothing was started. A new attempt: {another}")
         return
     if submitted.waits_for:
         note(f"it waits for the trainer, which {submitted.waits_for} has")

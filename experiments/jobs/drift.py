@@ -83,7 +83,7 @@ def command(
 def _watch(
     policy: DriftPolicy, period_s: float, baseline: Path | None, events: Path | None
 ) -> None:
-    typer.echo(f"checking for drift every {period_s / 3600.0:g} h")
+    typer.echo(f"checking for drift every {period_s / 3600.0:.3g} h")
     for channel in unreachable(policy.alerts):
         typer.echo(f"  nobody is told by {channel.channel}: {channel.error}", err=True)
     with _told_to_end() as end:
@@ -105,8 +105,8 @@ def _check(policy: DriftPolicy, baseline: Path | None, events: Path | None) -> C
     done = run_check(home_dir(), policy, baseline_path=baseline, events=events)
     document = done.document
     typer.echo(
-        f"{document['checked_at']} {done.level.value}: {len(document['findings'])} findings, "
-        f"{len(document['changes'])} new"
+        f"{document['checked_at']} {done.level.value}: findings {len(document['findings'])}, "
+        f"new {len(document['changes'])}"
     )
     for item in document["findings"]:
         typer.echo(f"  {item['severity']} {item['variant']}: {item['title']}")
