@@ -53,9 +53,9 @@ def _resalted(
     log: Log, scope: Scope, found: Sequence[Group], salt: str | None, how: Hash
 ) -> list[str]:
     buckets = log.row(
-        "SELECT COUNT(*) FROM exposure_conflicts AS c JOIN exposures AS e USING (experiment, "
-        "version, unit) WHERE c.experiment = :experiment AND c.version = :version "
-        "AND c.bucket <> e.bucket",
+        "SELECT COUNT(*) FROM exposure_conflicts AS c CROSS JOIN exposures AS e "
+        "WHERE c.experiment = :experiment AND c.version = :version AND c.bucket <> e.bucket "
+        "AND e.experiment = c.experiment AND e.version = c.version AND e.unit = c.unit",
         {"experiment": scope.experiment, "version": scope.version},
     )[0]
     if buckets:

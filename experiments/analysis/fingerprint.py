@@ -10,7 +10,7 @@ def events_sha256(log: Log, experiment: str, version: int) -> str:
 
     Exposures, conflicts and outcomes of the version and the numeric votes that count on them, each
     in the order of its key, as bytes that depend on nothing but the values: a hash per piece of
-    50,000 units, and the hash of these.
+    25,000 units, and the hash of these.
 
     Args:
         log: The event file.

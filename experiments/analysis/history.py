@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from experiments.analysis.errors import UnknownExperiment
-from experiments.analysis.log import Log
+from experiments.analysis.log import Log, Row
 from experiments.analysis.pieces import GroupSums, Task
 from experiments.analysis.survey import survey
 from experiments.assignment import Hash, variant_bucket
@@ -67,23 +67,32 @@ class Phase:
         return 1.0 - sum(self.shares.values()) if unseen == {variant} else None
 
 
+_NEXT_VERSION = """
+SELECT experiment, version FROM exposures WHERE experiment = :name AND version > :version
+ORDER BY version LIMIT 1
+"""
+_NEXT_NAME = """
+SELECT experiment, version FROM exposures WHERE experiment > :name
+ORDER BY experiment, version LIMIT 1
+"""
+
+
 def experiments_in(log: Log) -> list[tuple[str, int]]:
     """Return experiments and versions that have exposures.
 
     Skips from key to key along the primary key instead of reading every row.
     """
     found: list[tuple[str, int]] = []
-    key: tuple[str, int] = ("", -1)
+    last: Row | None = None
     while True:
-        row = log.first(
-            "SELECT experiment, version FROM exposures WHERE (experiment, version) > (:name, "
-            ":version) ORDER BY experiment, version LIMIT 1",
-            {"name": key[0], "version": key[1]},
+        # One column at a time: a step over a pair of columns goes through all rows of the pair.
+        following = (
+            log.first(_NEXT_VERSION, {"name": last[0], "version": last[1]}) if last else None
         )
-        if row is None:
+        last = following or log.first(_NEXT_NAME, {"name": last[0] if last else ""})
+        if last is None:
             return found
-        key = (row[0], row[1])
-        found.append(key)
+        found.append((last[0], last[1]))
 
 
 def groups(log: Log, experiment: str, version: int) -> list[Group]:

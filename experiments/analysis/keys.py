@@ -38,7 +38,13 @@ def _quarters(exposures: pa.Table) -> Coded:
 
 
 def _numbered(values: Ints, name: Callable[[int], Any]) -> Coded:
-    found, codes = np.unique(values, return_inverse=True)
+    lowest = int(values.min()) if len(values) else 0
+    span = int(values.max()) - lowest if len(values) else 0
+    if span > len(values):  # a wrong clock: days centuries apart
+        found, codes = np.unique(values, return_inverse=True)
+    else:
+        found = np.flatnonzero(np.bincount(values - lowest)) + lowest
+        codes = np.searchsorted(found, values)
     return Coded(codes.astype(np.int64), tuple(name(int(value)) for value in found))
 
 

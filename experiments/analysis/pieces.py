@@ -173,8 +173,8 @@ class Durations(NamedTuple):
     variant: str
     values: Floats
     """Session by session."""
-    counts: npt.NDArray[np.int32]
-    """Answers per session that has any."""
+    counts: npt.NDArray[Any]
+    """Answers per session that has any, in the smallest type that holds them."""
 
 
 class Result(NamedTuple):
@@ -247,14 +247,10 @@ class _Sessions:
     def groups(self) -> list[GroupSums]:
         """Return the exposures in groups."""
         model = coded(self.table["model_sha256"])
-        probabilities, probability = np.unique(
-            floats(self.table["probability"]), return_inverse=True
-        )
+        probabilities, probability = _distinct(floats(self.table["probability"]))
         units = self.table["unit"]
         found = []
-        for members in _classes(
-            self.config.codes, self.variant.codes, probability.astype(np.int64), model.codes
-        ):
+        for members in _classes(self.config.codes, self.variant.codes, probability, model.codes):
             first, last = members[0], members[-1]
             at = self.exposed_at[members]
             found.append(
@@ -279,34 +275,54 @@ class _Sessions:
         found = []
         for members in _classes(self.config.codes[session], self.variant.codes[session]):
             first = session[members[0]]
-            _, counts = np.unique(session[members], return_counts=True)
+            counts = np.bincount(session[members])
+            counts = counts[counts > 0]
             found.append(
                 Durations(
                     config_hash=self.config.names[self.config.codes[first]],
                     variant=self.variant.names[self.variant.codes[first]],
                     values=seconds[members],
-                    counts=counts.astype(np.int32),
+                    counts=counts.astype(np.min_scalar_type(int(counts.max()))),
                 )
             )
         return found
+
+
+def _distinct(values: Floats) -> tuple[Floats, Ints]:
+    """Return the different values, and the number of each row's."""
+    if len(values) and (values == values[0]).all():
+        return values[:1], np.zeros(len(values), dtype=np.int64)
+    found, codes = np.unique(values, return_inverse=True)
+    return found, codes.astype(np.int64)
+
+
+_FEW = 16
+"""Classes up to which looking for each is quicker than sorting."""
 
 
 def _classes(*codes: Ints) -> list[Ints]:
     """Return the rows that have the same codes together, each class in the order of the rows."""
     if not len(codes[0]):
         return []
-    combined = _combined(codes)
-    order = np.argsort(combined, kind="stable")
-    borders = np.flatnonzero(np.diff(combined[order])) + 1
-    return np.split(order, borders)
+    cell, n = _dense(codes)
+    if n <= _FEW:
+        return [np.flatnonzero(cell == i) for i in range(n)]
+    order = np.argsort(cell, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(cell[order])) + 1)
 
 
-def _combined(codes: Sequence[Ints]) -> Ints:
-    """Return a number per row that is the same where all codes are."""
+def _dense(codes: Sequence[Ints]) -> tuple[Ints, int]:
+    """Return a number per row that is the same where all codes are, from 0, and how many there are.
+
+    In the order of the codes. Counting instead of sorting: there are few, whatever the rows.
+    """
     combined = codes[0]
     for more in codes[1:]:
         combined = combined * (int(more.max(initial=0)) + 1) + more
-    return combined
+    present = np.flatnonzero(np.bincount(combined))
+    numbers = np.empty(int(present[-1]) + 1 if len(present) else 0, dtype=np.int64)
+    numbers[present] = np.arange(len(present))
+    return numbers[combined], len(present)
 
 
 def _cells(
@@ -347,9 +363,14 @@ def _cells(
         key = key_of(key_name, sessions.table)
         parts = (sessions.variant.codes, sessions.config.codes, key.codes, clean.astype(np.int64))
         first, cell = _numbered(parts)
-        sums = {name: _totals(column, cell, len(first)) for name, column in counted.items()}
-        units = np.bincount(cell, minlength=len(first))
-        moments = {name: _moments(x, y, cell, len(first)) for name, (x, y) in pairs.items()}
+        n_cells = len(first)
+        units = np.bincount(cell, minlength=n_cells)
+        sums = [units, *(_totals(counted[name], cell, n_cells) for name in _COUNTS)]
+        counts = list(zip(*(column.astype(np.int64).tolist() for column in sums), strict=True))
+        moments = {
+            name: list(zip(*(c.tolist() for c in _moments(x, y, cell, n_cells)), strict=True))
+            for name, (x, y) in pairs.items()
+        }
         waiting = {
             int(cell[rows[0]]): sessions.exposed_at[rows]
             for rows in map(np.flatnonzero(pending).take, _classes(cell[pending]))
@@ -361,12 +382,9 @@ def _cells(
                 config_hash=sessions.config.names[sessions.config.codes[row]],
                 variant=sessions.variant.names[sessions.variant.codes[row]],
                 clean=bool(clean[row]),
-                counts=(int(units[i]), *(int(sums[name][i]) for name in _COUNTS)),
+                counts=counts[i],
                 pending=waiting.get(i, _NONE),
-                moments={
-                    name: tuple(float(column[i]) for column in columns)
-                    for name, columns in moments.items()
-                },
+                moments={name: rows[i] for name, rows in moments.items()},
             )
             for i, row in enumerate(first)
         ]
@@ -383,9 +401,10 @@ _NONE = np.empty(0)
 
 def _numbered(codes: Sequence[Ints]) -> tuple[Ints, Ints]:
     """Return the cells of the sessions: the first session of each, and each session's cell."""
-    combined = _combined(codes)
-    _, first, cell = np.unique(combined, return_index=True, return_inverse=True)
-    return first.astype(np.int64), cell.astype(np.int64)
+    cell, n = _dense(codes)
+    first = np.empty(n, dtype=np.int64)
+    first[cell[::-1]] = np.arange(len(cell))[::-1]  # the first row is written last
+    return first, cell
 
 
 def _totals(column: Ints | Floats, cell: Ints, n: int) -> Floats:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 from experiments.analysis.columns import ArrowReader, RowReader, arrow_reader
 from experiments.analysis.errors import UnreadableLog
@@ -26,9 +27,11 @@ from experiments.analysis.pieces import (
 )
 from experiments.analysis.ratings import make_ratings
 
-PIECE_UNITS = 50_000
+_T = TypeVar("_T")
+
+PIECE_UNITS = 25_000
 """Sessions of a piece. Part of what the hash of the events means: never change it alone."""
-_ALONE = 4
+_ALONE = 8
 """So many pieces are read sooner than other processes have started."""
 _AHEAD = 4
 """Pieces per process that are handed out before the first one's result is taken."""
@@ -85,26 +88,27 @@ def _results(log: Log, task: Task) -> Iterator[Result]:
     pieces = _pieces(log, task)
     first = list(islice(pieces, _ALONE + 1))
     many = log.sharable and len(first) > _ALONE
-    with ExitStack() as stack:
-        ratings = None
-        if many:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="carril-analysis-"))
-            ratings = Path(folder) / "ratings.db"
-        db = stack.enter_context(closing(_ratings(log, task, ratings)))
-        if ratings is None:
-            alone = RowReader(db)
+    if not many:
+        with closing(_ratings(log, task, None)) as db:
             for piece in chain(first, pieces):
-                yield compute(log.reader, alone, task, piece)
-            return
-        db.close()
-        with _workers(log.path, ratings) as (executor, n_workers):
-            waiting = [executor.submit(_in_worker, task, piece) for piece in first]
-            for piece in pieces:
-                waiting.append(executor.submit(_in_worker, task, piece))
-                if len(waiting) >= _AHEAD * n_workers:
-                    yield _taken(waiting.pop(0), log.path)
-            for future in waiting:
-                yield _taken(future, log.path)
+                yield compute(log.reader, RowReader(db), task, piece)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="carril-analysis-") as folder,
+        _workers(log.path, Path(folder) / "ratings.db") as (executor, n_workers),
+    ):
+        # They start while the votes are collected.
+        starting = [executor.submit(os.getpid) for _ in range(n_workers)]
+        _ratings(log, task, Path(folder) / "ratings.db").close()
+        for future in starting:
+            _taken(future, log.path)
+        waiting: list[Future[Result]] = []
+        for piece in chain(first, pieces):
+            waiting.append(executor.submit(_in_worker, task, piece))
+            if len(waiting) >= _AHEAD * n_workers:
+                yield _taken(waiting.pop(0), log.path)
+        for result in waiting:
+            yield _taken(result, log.path)
 
 
 def _pieces(log: Log, task: Task) -> Iterator[Piece]:
@@ -133,7 +137,7 @@ def _workers(path: Path, ratings: Path) -> Iterator[tuple[Executor, int]]:
         n_workers,
         # A fork would have copies of the connections and threads of this process.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_open_in_worker,
+        initializer=_begin_in_worker,
         initargs=(path, ratings),
     ) as executor:
         try:
@@ -142,7 +146,7 @@ def _workers(path: Path, ratings: Path) -> Iterator[tuple[Executor, int]]:
             executor.shutdown(cancel_futures=True)
 
 
-def _taken(future: "Future[Result]", path: Path) -> Result:
+def _taken(future: "Future[_T]", path: Path) -> _T:
     try:
         return future.result()
     except OSError:
@@ -151,15 +155,18 @@ def _taken(future: "Future[Result]", path: Path) -> Result:
         raise UnreadableLog(f"{str(path)!r} cannot be read: {error}") from error
 
 
+_paths: dict[str, Path] = {}
 _open: dict[str, ArrowReader] = {}
 """What a worker process reads; closed with the process."""
 _keep = ExitStack()
 
 
-def _open_in_worker(path: Path, ratings: Path) -> None:
-    _open["log"] = _keep.enter_context(arrow_reader(path))
-    _open["ratings"] = _keep.enter_context(arrow_reader(ratings))
+def _begin_in_worker(path: Path, ratings: Path) -> None:
+    _paths.update(log=path, ratings=ratings)
 
 
 def _in_worker(task: Task, piece: Piece) -> Result:
+    if not _open:
+        for name, path in _paths.items():
+            _open[name] = _keep.enter_context(arrow_reader(path))
     return compute(_open["log"], _open["ratings"], task, piece)

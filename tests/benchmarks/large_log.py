@@ -190,24 +190,25 @@ def measure(home: Path, *command: str) -> dict[str, Any]:
         peak = 0
         while process.poll() is None:
             peak = max(peak, _memory(process))
-            time.sleep(0.05)
+            time.sleep(0.1)
     seconds = time.monotonic() - started
     text = (home / "out.json").read_bytes()
     return {
         "command": "carril " + " ".join(command[:2]),
         "seconds": round(seconds, 2),
-        "peak_rss_mib": round(peak / 2**20),
+        "peak_memory_mib": round(peak / 2**20),
         "exit_code": process.returncode,
         "output_sha256": hashlib.sha256(text).hexdigest()[:16],
     }
 
 
 def _memory(process: psutil.Process) -> int:
+    """Return the proportional set size of all processes: shared pages count once."""
     total = 0
     for one in [process, *_children(process)]:
         try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
+            total += one.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
 
