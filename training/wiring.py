@@ -56,8 +56,10 @@ class Layout(NamedTuple):
 def layout(hidden_size: int) -> Layout:
     """Return the layout of a network's residual stream."""
     start = hidden_size - 1 - 4 * _CODE
-    codes = [slice(start + i * _CODE, start + (i + 1) * _CODE) for i in range(4)]
-    return Layout(slice(0, start), *codes, hidden_size - 1)
+    identity, previous, recent, copied = (
+        slice(start + i * _CODE, start + (i + 1) * _CODE) for i in range(4)
+    )
+    return Layout(slice(0, start), identity, previous, recent, copied, hidden_size - 1)
 
 
 def can_be_wired(network: LlamaForCausalLM) -> bool:
