@@ -114,6 +114,8 @@ class BaseConfig(_Config):
     """Work folder of that training; where it lies is no part of the configuration's hash."""
     network_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of `hf/model.safetensors` in it; other weights are refused."""
+    tokenizer_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of `tokenizer.json` in it, which the training takes over: weights mean nothing without it."""
 
 
 class TrainConfig(_Config):

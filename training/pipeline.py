@@ -14,6 +14,7 @@ from training.contract import PROFILE_DIR
 from training.data.catalog import Split, intent_names, load_catalog
 from training.data.dataset import write_dataset, write_text
 from training.data.generator import Conversation, generate, phrases
+from training.errors import TrainingError
 from training.evaluate import EvalReport, evaluate
 from training.export.gguf_writer import write_gguf
 from training.export.quantise import quantise
@@ -27,7 +28,7 @@ from training.manifest import (
     write_manifest,
 )
 from training.network import count_parameters, save_network
-from training.tokenizer import save_tokenizer, train_tokenizer
+from training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from training.trainer import Progress, TrainingSet, TrainResult, mean_loss, train
 
 Report = Callable[[str], None]
@@ -58,8 +59,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     report("writing the dataset")
     dataset = write_dataset(config.data, out_dir / "data")
     learnt = training_conversations(config)
-    report("training the tokenizer")
-    tokenizer = train_tokenizer(config.tokenizer, seed=config.data.seed)
+    tokenizer = _tokenizer(config, report)
     tokenizer_sha256 = save_tokenizer(tokenizer, out_dir / "tokenizer.json")
 
     result = _train(config, learnt, tokenizer, out_dir, report)
@@ -96,6 +96,24 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     )
     write_manifest(manifest, out_dir)
     return manifest
+
+
+def _tokenizer(config: TrainConfig, report: Report) -> Tokenizer:
+    if config.base is None:
+        report("training the tokenizer")
+        return train_tokenizer(config.tokenizer, seed=config.data.seed)
+    path = config.base.folder / "tokenizer.json"
+    try:
+        actual = file_sha256(path)
+    except OSError as err:
+        raise TrainingError(f"Cannot read the base's {str(path)!r}: {err}; train it first") from err
+    if actual != config.base.tokenizer_sha256:
+        raise TrainingError(
+            f"The base's {str(path)!r} has SHA-256 {actual}, the configuration names "
+            f"{config.base.tokenizer_sha256}"
+        )
+    report("taking over the base's tokenizer")
+    return load_tokenizer(path)
 
 
 def _spread(conversations: list[Conversation], most: int) -> list[Conversation]:
