@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from sqlalchemy import URL, Engine, bindparam, create_engine, make_url, select, text
+from sqlalchemy import URL, Engine, bindparam, create_engine, func, make_url, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -110,11 +110,8 @@ class CentralStore:
         self._place = select(tables.shipments.c.seq).where(
             tables.shipments.c.party == bindparam("node")
         )
-        arrived = postgresql.insert(tables.shipments)
-        self._arrive = arrived.on_conflict_do_update(
-            index_elements=["party"],
-            set_={"seq": arrived.excluded.seq, "shipped_at": arrived.excluded.shipped_at},
-        )
+        self._arrive = _arrival(go_back=False)
+        self._arrive_anew = _arrival(go_back=True)
 
     def migrate(self) -> bool:
         """Bring the tables to this version; return whether there was anything to do.
@@ -135,6 +132,7 @@ class CentralStore:
         rows_after: Callable[[int], Sequence[Row]],
         *,
         now: float,
+        at_most: int | None = None,
         from_start: bool = False,
     ) -> Shipment:
         """Store a node's next events, and how far it has come, in one transaction.
@@ -146,7 +144,9 @@ class CentralStore:
             node: Identity of the node's event file.
             rows_after: Returns the rows after a place, in order; none at the end.
             now: Seconds since the epoch.
-            from_start: Begin at the first event, whatever the database says.
+            at_most: Begin no later than behind this place, whatever the database says: a file that
+                was put back from a copy gives places again that the database has seen.
+            from_start: Begin at the first event.
 
         Raises:
             CentralError: If it failed; then the database is as it was.
@@ -158,16 +158,18 @@ class CentralStore:
                 db.execute(text(f"SELECT pg_advisory_xact_lock({_ONE_SHIPPER})"))
                 # Whatever the server's default: what is reported as shipped is on its disk.
                 db.execute(text("SET LOCAL synchronous_commit = on"))
-                start = 0 if from_start else db.execute(self._place, {"node": node}).scalar()
-                rows = rows_after(start or 0)
+                start = 0 if from_start else db.execute(self._place, {"node": node}).scalar() or 0
+                start = start if at_most is None else min(start, at_most)
+                rows = rows_after(start)
                 if not rows:
-                    return Shipment(0, start or 0)
+                    return Shipment(0, start)
                 for record, statements in self._storing.items():
                     values = [row.values for row in rows if row.record is record]
                     for statement in statements if values else ():
                         db.execute(statement, values)
                 last = int(rows[-1].values["seq"])
-                db.execute(self._arrive, {"party": node, "seq": last, "shipped_at": now})
+                arrive = self._arrive_anew if from_start else self._arrive
+                db.execute(arrive, {"party": node, "seq": last, "shipped_at": now})
                 return Shipment(len(rows), last)
         except SQLAlchemyError as error:
             raise self._explained(error) from error
@@ -186,6 +188,19 @@ class CentralStore:
     def _explained(self, error: Exception) -> CentralError:
         reason = str(getattr(error, "orig", None) or error).strip()
         return CentralError(f"{self.name}: {_first_lines(reason.splitlines())}")
+
+
+def _arrival(*, go_back: bool) -> postgresql.Insert:
+    """Return the statement that records how far a node has come."""
+    place = postgresql.insert(tables.shipments)
+    seq = place.excluded.seq
+    return place.on_conflict_do_update(
+        index_elements=["party"],
+        set_={
+            "seq": seq if go_back else func.greatest(tables.shipments.c.seq, seq),
+            "shipped_at": place.excluded.shipped_at,
+        },
+    )
 
 
 def _first_lines(lines: Iterable[str]) -> str:

@@ -202,7 +202,7 @@ def prune(
     is used again.
     """
     from experiments.analysis.errors import AnalysisError
-    from experiments.analysis.sources import declarations
+    from experiments.analysis.sources import config_file, declarations, gateway_sections
     from experiments.events.databases import opened
     from experiments.events.retention import plan
     from experiments.events.retention import prune as delete
@@ -212,10 +212,13 @@ def prune(
         fail(f"--before {before} lies in the future")
     try:
         declared = {(name, one.version) for name, one in declarations(config).items()}
+        sections = gateway_sections(config_file(config))
     except AnalysisError as error:
         fail(str(error))
+    logs = [section.get("events") for section in sections]
+    ships = any(isinstance(log, dict) and log.get("ship_to") for log in logs)
     with _usable(), opened(_source(events), writing=True) as engine:
-        what = plan(engine, before=limit, declared=declared, unshipped=unshipped)
+        what = plan(engine, before=limit, declared=declared, unshipped=unshipped, ships=ships)
         gone = delete(
             engine,
             what,

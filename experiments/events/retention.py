@@ -59,7 +59,12 @@ class Deleted(NamedTuple):
 
 
 def plan(
-    engine: Engine, *, before: float, declared: Collection[tuple[str, int]], unshipped: bool
+    engine: Engine,
+    *,
+    before: float,
+    declared: Collection[tuple[str, int]],
+    unshipped: bool,
+    ships: bool = False,
 ) -> Plan:
     """Decide what may go.
 
@@ -68,12 +73,15 @@ def plan(
         before: Events before this moment, seconds since the epoch.
         declared: Names and versions of the experiments that are declared now.
         unshipped: Whether events may go that the central database does not have.
+        ships: Whether this file is to be shipped. Then what never was is not shipped either.
     """
     first = tables.exposures
     with engine.connect() as db:
         place = None
         if engine.dialect.name == "sqlite" and not unshipped:
             place = db.execute(select(func.min(tables.shipments.c.seq))).scalar()
+            if place is None and ships:
+                place = 0
         last_exposures = db.execute(
             select(
                 first.c.experiment,

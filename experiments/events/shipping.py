@@ -2,7 +2,8 @@
 
 The event file is the outbox: places only grow, so what is to be sent is what lies behind the place
 that the database itself has recorded for this node, in the transaction that stored the events. It
-does not matter when either side dies.
+does not matter when either side dies. The file remembers the place as well, and the earlier one
+counts: either side may have been put back from an older copy, and sending again changes nothing.
 """
 
 import logging
@@ -34,6 +35,15 @@ _SHIPPED: tuple[tuple[str, type[Event]], ...] = (
     ("feedback_conflicts", Feedback),
 )
 """A conflict is sent as the event that it was: the central database finds the conflict again."""
+
+_NODE = """
+SELECT node.value, COALESCE(
+    (SELECT seq FROM shipments WHERE party = :party), CAST(last_seq.value AS INTEGER)
+)
+FROM log_state AS node, log_state AS last_seq
+WHERE node.name = 'node' AND last_seq.name = 'last_seq'
+"""
+"""Identity of a file, and the place up to which it believes that a destination has its events."""
 
 
 def rows_after(db: sqlite3.Connection, seq: int, limit: int = BATCH) -> list[Row]:
@@ -111,17 +121,17 @@ class Shipper:
     def _step(self, *, from_start: bool) -> Shipment:
         now = time.time()
         with closing(sqlite3.connect(self._path, isolation_level=None, timeout=30)) as db:
-            (node,) = db.execute("SELECT value FROM log_state WHERE name = 'node'").fetchone()
+            node, known = db.execute(_NODE, {"party": self._central.name}).fetchone()
             shipment = self._central.ship(
                 node,
                 lambda seq: self._rows(db, seq),
                 now=now,
+                at_most=known,
                 from_start=from_start,
             )
             if not shipment.n_events and now < self._told_at + _TELL_S:
                 return shipment
             self._told_at = now
-            # Only what people are told; the database's own record is what counts.
             db.execute(
                 "INSERT INTO shipments (party, seq, shipped_at) VALUES (?, ?, ?) "
                 "ON CONFLICT (party) DO UPDATE SET seq = excluded.seq, "

@@ -215,3 +215,17 @@ def test_what_is_not_shipped_stays_unless_told_otherwise(
     assert run(["events", "prune", "--before", LIMIT, "--events", database]) == 0
     with psycopg.connect(database) as db:
         assert db.execute("SELECT COUNT(*) FROM exposures").fetchone() == (0,)
+
+
+def test_what_was_never_shipped_stays_where_it_is_to_be_shipped(
+    store: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"experiments": {}, "events": {"ship_to": "postgresql://carril@127.0.0.1:1/carril"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    store.append([*old_session("ended", "u1"), *old_session(None, "u2")])
+    prune = ["events", "prune", "--before", LIMIT, "--config", str(tmp_path / "config.json")]
+    assert run(prune) == 0
+    assert "--unshipped" in said(capsys)[0]
+    assert (store.count("exposures"), store.count("outcomes"), store.count("feedback")) == (1, 2, 2)
+    assert run([*prune, "--unshipped"]) == 0
+    assert (store.count("exposures"), store.count("outcomes"), store.count("feedback")) == (0, 0, 0)

@@ -89,6 +89,36 @@ def test_place_is_the_databases_so_a_lost_confirmation_only_repeats(
     assert Shipper(store.path, central).ship() == 0
 
 
+def test_file_put_back_from_a_copy_gives_places_again_and_loses_nothing(
+    tmp_path: Path, central: CentralStore, database: str
+) -> None:
+    path, copy = tmp_path / "events.db", tmp_path / "copy.db"
+    for units in (["a1", "a2"], ["lost1", "lost2", "lost3"], ["b1", "b2"], ["c1", "c2", "c3"]):
+        if units[0] == "b1":
+            path.write_bytes(copy.read_bytes())
+        store = EventStore(path)
+        store.append([exposure(unit) for unit in units])
+        assert Shipper(path, central).ship() == len(units)
+        store.close()
+        if units[0] == "a1":
+            copy.write_bytes(path.read_bytes())
+    assert central.count("exposures") == 10
+    assert Shipper(path, central).ship() == 0
+
+
+def test_database_put_back_from_a_copy_gets_what_it_lacks(
+    store: EventStore, central: CentralStore, database: str
+) -> None:
+    store.append([exposure(f"u{n}") for n in range(5)])
+    shipper = Shipper(store.path, central, batch=2)
+    assert shipper.ship() == 5
+    with psycopg.connect(database) as db:
+        db.execute("DELETE FROM exposures WHERE seq > 2")
+        db.execute("UPDATE shipments SET seq = 2")
+    assert shipper.ship() == 3
+    assert central.count("exposures") == 5
+
+
 def test_two_nodes_see_the_same_unit(tmp_path: Path, central: CentralStore, database: str) -> None:
     for name, variant in (("a", "stable"), ("b", "stable"), ("c", "candidate")):
         store = EventStore(tmp_path / f"{name}.db")
