@@ -244,10 +244,15 @@ class EventsConfig(StrictModel):
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+            # An @ of a password: it would be taken for the end of it, and the rest for a host.
+            usable = usable and parts.netloc.count("@") <= 1
         except ValueError:  # the port is no number
             usable = False
         if not usable or not parts.path.strip("/"):
-            raise ValueError("no address of a PostgreSQL; write postgresql://user@host:5432/name")
+            raise ValueError(
+                "no address of a PostgreSQL; write postgresql://user@host:5432/name (an @ in a "
+                "password is %40)"
+            )
         return url
 
 

@@ -40,10 +40,8 @@ class ServerLog(Log):
         return self
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Iterator[Row]:
-        """Yield the rows of a query."""
-        translated = _NAMED.sub(r"%(\1)s", sql.replace("%", "%%"))
-        found = self._server.exec_driver_sql(translated, dict(parameters or {}))
-        return (tuple(row) for row in found)
+        """Yield the rows of a query; the server keeps those that are not read yet."""
+        return self._rows(sql, parameters or {}, stream_results=True)
 
     def row(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Row:
         """Return the row of a query that has one, such as an aggregate."""
@@ -51,7 +49,14 @@ class ServerLog(Log):
 
     def read(self, sql: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         """Return the rows of a query as columns."""
-        return table_of(list(self.rows(sql, parameters)), schema)
+        return table_of(list(self._rows(sql, parameters)), schema)
+
+    def _rows(self, sql: str, parameters: Mapping[str, Any], **options: bool) -> Iterator[Row]:
+        translated = _NAMED.sub(r"%(\1)s", sql.replace("%", "%%"))
+        found = self._server.exec_driver_sql(
+            translated, dict(parameters), execution_options=options
+        )
+        return (tuple(row) for row in found)
 
 
 @contextmanager

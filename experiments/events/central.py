@@ -63,6 +63,11 @@ def server_url(address: str) -> URL:
         )
     if not url.database:
         raise CentralError("the address names no database; write postgresql://user@host/database")
+    if "@" in (url.host or ""):  # what stands before it is a part of a password: never shown
+        raise CentralError(
+            "the address has more than one @; write an @ of a password as %40, or leave the "
+            "password to PGPASSFILE"
+        )
     return url.set(drivername="postgresql+psycopg")
 
 
@@ -77,7 +82,7 @@ def connect(url: URL) -> Engine:
     """Return an engine; it connects when it is used.
 
     Raises:
-        CentralError: If the driver is not installed.
+        CentralError: If the driver is not installed, or the address contradicts itself.
     """
     timeouts = {"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _UNANSWERED_MS}
     try:
@@ -91,6 +96,8 @@ def connect(url: URL) -> Engine:
         raise CentralError(
             "PostgreSQL needs psycopg, which is not installed: pip install 'carril[postgres]'"
         ) from None
+    except ArgumentError as error:
+        raise CentralError(f"{place_name(url)}: {error}") from None
 
 
 class CentralStore:

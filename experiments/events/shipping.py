@@ -44,6 +44,7 @@ FROM log_state AS node, log_state AS last_seq
 WHERE node.name = 'node' AND last_seq.name = 'last_seq'
 """
 """Identity of a file, and the place up to which it believes that a destination has its events."""
+_TELL = "INSERT INTO shipments (party, seq, shipped_at) VALUES (?, ?, ?) ON CONFLICT (party)"
 
 
 def rows_after(db: sqlite3.Connection, seq: int, limit: int = BATCH) -> list[Row]:
@@ -122,20 +123,23 @@ class Shipper:
         now = time.time()
         with closing(sqlite3.connect(self._path, isolation_level=None, timeout=30)) as db:
             node, known = db.execute(_NODE, {"party": self._central.name}).fetchone()
-            shipment = self._central.ship(
-                node,
-                lambda seq: self._rows(db, seq),
-                now=now,
-                at_most=known,
-                from_start=from_start,
-            )
+            try:
+                shipment = self._central.ship(
+                    node,
+                    lambda seq: self._rows(db, seq),
+                    now=now,
+                    at_most=known,
+                    from_start=from_start,
+                )
+            except CentralError:
+                # From the first try on the file knows that a destination lacks its events.
+                db.execute(f"{_TELL} DO NOTHING", (self._central.name, 0, now))
+                raise
             if not shipment.n_events and now < self._told_at + _TELL_S:
                 return shipment
             self._told_at = now
             db.execute(
-                "INSERT INTO shipments (party, seq, shipped_at) VALUES (?, ?, ?) "
-                "ON CONFLICT (party) DO UPDATE SET seq = excluded.seq, "
-                "shipped_at = excluded.shipped_at",
+                f"{_TELL} DO UPDATE SET seq = excluded.seq, shipped_at = excluded.shipped_at",
                 (self._central.name, shipment.seq, now),
             )
         return shipment

@@ -145,9 +145,9 @@ class GatewayReplica:
         if self._active is not None and self._active.config.events.ship_to is not None:
             with suppress(sqlite3.Error):  # no file yet, or a busy one: the last figure stays
                 found = await asyncio.to_thread(lags, store_path(self._home))
-                self._metrics.events_unshipped.set(
-                    max((lag.n_waiting or 0 for lag in found), default=0)
-                )
+                # Of several destinations, the one that was told last is the one of now.
+                now = max(found, key=lambda lag: lag.shipped_at, default=None)
+                self._metrics.events_unshipped.set(now.n_waiting or 0 if now is not None else 0)
         return snapshot(self._metrics.registry, {"replica": self._replica})
 
     async def readiness(self) -> dict[str, Any]:

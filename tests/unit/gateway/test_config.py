@@ -193,7 +193,7 @@ def test_refusal_does_not_repeat_a_secret() -> None:
         parse_gateway_config(raw_config(cache={"redis_url": "http://:hunter2@host"}))
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigError) as caught:
-        parse_gateway_config(raw_config(events={"ship_to": "postgresql://u:hunter2@host"}))
+        parse_gateway_config(raw_config(events={"ship_to": "postgresql://u:p@hunter2@host/x"}))
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigError) as caught:
         parse_gateway_config(raw_config(auth={"keys": [{"name": "k", "sha256": "hunter2"}]}))

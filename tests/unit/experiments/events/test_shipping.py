@@ -189,11 +189,14 @@ def test_database_of_a_newer_version_is_refused(central: CentralStore, database:
 
 
 def test_unreachable_database_is_named_without_its_password(store: EventStore) -> None:
+    store.append([exposure("u1"), exposure("u2")])
     url = server_url("postgresql://carril:secreto@127.0.0.1:1/carril")
     assert place_name(url) == "postgresql://127.0.0.1:1/carril"
     with pytest.raises(CentralError, match=r"^postgresql://127.0.0.1:1/carril: .*refused") as told:
         Shipper(store.path, CentralStore(url)).ship()
     assert "secreto" not in str(told.value)
+    (found,) = lags(store.path)
+    assert (found.destination, found.n_waiting) == (place_name(url), 2), "known before it answers"
 
 
 @pytest.mark.parametrize(
@@ -202,8 +205,15 @@ def test_unreachable_database_is_named_without_its_password(store: EventStore) -
         ("events.db", "no address of a database"),
         ("mysql://root@host/x", "'mysql' is no central database"),
         ("postgresql://host", "names no database"),
+        ("postgresql://carril:se@creto@host/x", "an @ of a password as %40"),
     ],
 )
 def test_what_is_no_postgresql_is_refused(address: str, reason: str) -> None:
-    with pytest.raises(CentralError, match=reason):
+    with pytest.raises(CentralError, match=reason) as told:
         server_url(address)
+    assert "creto" not in str(told.value)
+
+
+def test_address_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(CentralError, match="multihost"):
+        CentralStore(server_url("postgresql:///x?host=a&host=b&port=1"))
