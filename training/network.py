@@ -61,7 +61,10 @@ def load_weights(network: LlamaForCausalLM, base: BaseConfig) -> None:
             f"The base {str(path)!r} has SHA-256 {actual}, the configuration names "
             f"{base.network_sha256}"
         )
-    missing, unexpected = safetensors.torch.load_model(network, path, strict=False)
+    try:
+        missing, unexpected = safetensors.torch.load_model(network, path, strict=False)
+    except RuntimeError as err:  # how torch says that sizes differ
+        raise TrainingError(f"The base {str(path)!r} is of another shape: {err}") from err
     if missing or unexpected:
         raise TrainingError(f"The base {str(path)!r} is of another shape: {missing}, {unexpected}")
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from experiments.whole_file import opened_whole
 from training.chat import ChatEncoder
 from training.config import TrainConfig
 from training.contract import PROFILE_DIR
 from training.data.catalog import Split, intent_names, load_catalog
 from training.data.dataset import write_dataset, write_text
 from training.data.generator import Conversation, generate, phrases
-from training.errors import TrainingError
 from training.evaluate import EvalReport, evaluate
+from training.exercises import TrainingSet
 from training.export.gguf_writer import write_gguf
 from training.export.quantise import quantise
 from training.learnt import Learnt, prepared_phrases, training_conversations
@@ -28,8 +29,8 @@ from training.manifest import (
     write_manifest,
 )
 from training.network import count_parameters, save_network
-from training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from training.trainer import Progress, TrainingSet, TrainResult, mean_loss, train
+from training.tokenizer import base_tokenizer, save_tokenizer, train_tokenizer
+from training.trainer import Progress, TrainResult, mean_loss, train
 
 Report = Callable[[str], None]
 
@@ -102,18 +103,8 @@ def _tokenizer(config: TrainConfig, report: Report) -> Tokenizer:
     if config.base is None:
         report("training the tokenizer")
         return train_tokenizer(config.tokenizer, seed=config.data.seed)
-    path = config.base.folder / "tokenizer.json"
-    try:
-        actual = file_sha256(path)
-    except OSError as err:
-        raise TrainingError(f"Cannot read the base's {str(path)!r}: {err}; train it first") from err
-    if actual != config.base.tokenizer_sha256:
-        raise TrainingError(
-            f"The base's {str(path)!r} has SHA-256 {actual}, the configuration names "
-            f"{config.base.tokenizer_sha256}"
-        )
     report("taking over the base's tokenizer")
-    return load_tokenizer(path)
+    return base_tokenizer(config.base, vocab_size=config.tokenizer.vocab_size)
 
 
 def _spread(conversations: list[Conversation], most: int) -> list[Conversation]:
@@ -204,9 +195,8 @@ def install(out_dir: Path, manifest: ModelManifest, models_dir: Path) -> None:
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     target = models_dir / manifest.file
-    temporary = target.with_suffix(".tmp")
-    shutil.copyfile(out_dir / manifest.file, temporary)
-    temporary.replace(target)
+    with (out_dir / manifest.file).open("rb") as source, opened_whole(target) as file:
+        shutil.copyfileobj(source, file)
     write_manifest(manifest, models_dir)
 
 

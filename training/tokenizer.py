@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from experiments.whole_file import write_whole
 from training.answer_tokens import answer_tokens
-from training.config import TokenizerConfig
+from training.config import BaseConfig, TokenizerConfig
 from training.contract import system_prompt
 from training.data.catalog import Split
 from training.data.generator import DataConfig, generate
@@ -41,16 +42,39 @@ def train_tokenizer(config: TokenizerConfig, *, seed: int) -> Tokenizer:
     return _train(_corpus(config, seed), config.vocab_size)
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer that `save_tokenizer` wrote."""
-    return Tokenizer.from_file(str(path))
-
-
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> str:
     """Write a tokenizer and return the SHA-256 of the file."""
-    text = tokenizer.to_str(pretty=True)
-    path.write_text(text, encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()
+    content = tokenizer.to_str(pretty=True).encode()
+    write_whole(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def base_tokenizer(base: BaseConfig, *, vocab_size: int) -> Tokenizer:
+    """Return the tokenizer of a base; without it, the weights of the base mean nothing.
+
+    Raises:
+        TrainingError: If it is missing, another one than the configuration names, or of another
+            size than `vocab_size`.
+    """
+    path = base.folder / "tokenizer.json"
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise TrainingError(f"Cannot read the base's {str(path)!r}: {err}; train it first") from err
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != base.tokenizer_sha256:
+        raise TrainingError(
+            f"The base's {str(path)!r} has SHA-256 {actual}, the configuration names "
+            f"{base.tokenizer_sha256}"
+        )
+    tokenizer = Tokenizer.from_str(content.decode())
+    n_tokens = tokenizer.get_vocab_size()
+    if n_tokens != vocab_size:
+        raise TrainingError(
+            f"The base's {str(path)!r} has {n_tokens} tokens, the configuration's "
+            f"tokenizer.vocab_size is {vocab_size}"
+        )
+    return tokenizer
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:

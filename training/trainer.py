@@ -8,16 +8,16 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import LlamaForCausalLM
 
-from training.batches import Batch, BatchPlan
+from training.batches import BatchPlan
 from training.chat import Encoded
+from training.checkpoint import save_checkpoint
 from training.config import OptimConfig, TrainConfig
-from training.data.stream import Stream
 from training.errors import TrainingError
+from training.exercises import StepBatches, TrainingSet
 from training.network import (
     batch_loss,
     build_network,
@@ -43,29 +43,6 @@ class Progress:
     """Nats per learnt token, averaged over the steps since the last report."""
     tokens_per_second: float
     eta_s: float
-
-
-class TrainingSet(NamedTuple):
-    """What a network learns from."""
-
-    answers: Sequence[Encoded]
-    """Conversations with the answer to write."""
-    intents: Sequence[Encoded]
-    """Single messages with the intent to name."""
-    prefix: tuple[int, ...]
-    """Token ids that open all of them."""
-    system_ids: tuple[int, ...] = ()
-    """What single messages open with."""
-    openings: Sequence[tuple[int, ...]] = ()
-    """Other openings for them: inventories and earlier turns."""
-    bags: Sequence[tuple[Sequence[int], int]] = ()
-    """Token ids of single messages and the number of their intent, to start embeddings from."""
-    around: Sequence[int] = ()
-    """Token ids of prompt and markup around each of them; the answer follows the last one."""
-    label_ids: Sequence[int] = ()
-    """Token of each intent."""
-    pieces: Sequence[str] = ()
-    """Text of every token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +98,7 @@ def train(
         load_weights(network, config.base)
     elif data.bags and config.optim.warm_start_epochs:
         _begin_with_skills(network, data, config)
-    batches = _StepBatches(data, config)
+    batches = StepBatches(data, config.optim, seed=config.seed)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
     network.train()
@@ -204,58 +181,10 @@ class _LoopState:
     losses: list[float] = field(default_factory=list)
 
 
-class _Exercise(NamedTuple):
-    """A batch and the token ids with which all of it begins."""
-
-    batch: Batch
-    prefix: tuple[int, ...]
-
-
-class _StepBatches:
-    """Which batches a step learns from: intents always, whole answers in some or all steps."""
-
-    def __init__(self, data: TrainingSet, config: TrainConfig) -> None:
-        self._data = data
-        self._optim = config.optim
-        self._seed = config.seed
-        sizes = (config.optim.intent_batch_size, config.optim.batch_size)
-        self._intents, self._answers = (
-            BatchPlan(examples, batch_size=size, seed=config.seed, pad_id=0)
-            for examples, size in zip((data.intents, data.answers), sizes, strict=True)
-        )
-
-    def at(self, step: int) -> list[_Exercise]:
-        """Return the batches of a step; the loss of the last one is what is reported."""
-        exercises = [self._intent_exercise(step)]
-        n_before = self._n_answer_batches(step)
-        if self._n_answer_batches(step + 1) > n_before:
-            exercises.append(_Exercise(self._answers.batch(n_before), self._data.prefix))
-        return exercises
-
-    def _intent_exercise(self, step: int) -> _Exercise:
-        batch, plain = self._intents.batch(step), self._data.system_ids
-        stream = Stream("opening", self._seed, step)
-        if not self._data.openings or not stream.percent(self._optim.opening_percent):
-            return _Exercise(batch, self._data.prefix)
-        opening = stream.choice(self._data.openings)
-        moved = Batch(
-            ids=[[*opening, *ids[len(plain) :]] for ids in batch.ids],
-            learn=[[False] * len(opening) + learn[len(plain) :] for learn in batch.learn],
-            n_tokens=batch.n_tokens + len(opening),
-        )
-        return _Exercise(moved, opening)
-
-    def _n_answer_batches(self, step: int) -> int:
-        """Return how many batches of answers come before a step."""
-        first, every = self._optim.n_intent_steps, self._optim.answer_every_steps
-        early = min(step, first) // every if every else 0
-        return early + max(0, step - first)
-
-
 def _train_step(
     network: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
-    batches: "_StepBatches",
+    batches: StepBatches,
     config: TrainConfig,
     state: _LoopState,
 ) -> None:
@@ -306,7 +235,6 @@ def _save(
     optimizer: torch.optim.Optimizer,
     state: _LoopState,
 ) -> None:
-    temporary = path.with_suffix(".tmp")
     content = {
         **identity,
         "network": network.state_dict(),
@@ -315,8 +243,7 @@ def _save(
         "tokens_seen": state.tokens_seen,
         "losses": state.losses,
     }
-    torch.save(content, temporary)
-    temporary.replace(path)
+    save_checkpoint(path, content)
 
 
 def _restore(

@@ -7,9 +7,13 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
+from tests.unit.experiments.test_whole_file import files, full_disk
+from training.answer_tokens import answer_tokens
 from training.chat import ChatEncoder
 from training.config import TokenizerConfig, TrainConfig
-from training.data.generator import DataConfig, Message
+from training.contract import answer_schema
+from training.data.catalog import Split, intent_names
+from training.data.generator import DataConfig, Message, generate
 from training.errors import ArtefactError, ExportError
 from training.export.gguf_writer import write_gguf
 from training.export.llama_runtime import open_gguf
@@ -30,6 +34,7 @@ TEXTS = [
     pytest.param("I'm we'll DON'T 12345678 a1b2c3 ---***", id="english-and-signs"),
     pytest.param("日本語 العربية Ελληνικά \u00a0\u200b\u3000 x", id="scripts"),
     pytest.param("<|eot_id|>hola<|begin_of_text|>", id="markup-as-text"),
+    pytest.param('di {"intent":"saludo","confidence":0.9 ,"response":"klk', id="answer-as-text"),
 ]
 SHAPES = {
     "nano": {"n_layers": 1, "n_heads": 2, "n_kv_heads": 1},
@@ -54,6 +59,13 @@ def a_config(shape: str) -> TrainConfig:
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer(TokenizerConfig(vocab_size=1024, n_conversations=300), seed=42)
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[str]:
+    conversations = list(generate(DataConfig(n_train=124), Split.TRAIN))
+    assert {c.intent for c in conversations} == set(intent_names())
+    return [c.answer_json for c in conversations]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +101,38 @@ def test_llama_cpp_gives_the_same_prompt(nano: Path, tokenizer: Tokenizer) -> No
         assert model.tokenize(text, parse_special=True) == ids
 
 
+def test_answers_keep_their_tokens_and_text(
+    nano: Path, tokenizer: Tokenizer, answers: list[str]
+) -> None:
+    encoder = ChatEncoder(tokenizer)
+    fixed = {tokenizer.token_to_id(text) for text in answer_tokens()}
+    seen: set[int] = set()
+    with open_gguf(nano) as model:
+        for answer in answers:
+            ids = encoder.text_ids(answer)
+            assert model.tokenize(answer) == ids
+            assert model.detokenize(ids) == tokenizer.decode(ids) == answer
+            assert ids[0] in fixed
+            seen.update(ids)
+    assert fixed <= seen
+
+
+def test_the_grammar_of_an_answer_accepts_its_tokens(
+    nano: Path, tokenizer: Tokenizer, answers: list[str]
+) -> None:
+    encoder = ChatEncoder(tokenizer)
+    with open_gguf(nano) as model:
+        grammar = model.grammar(answer_schema())
+        for answer in answers[:40]:
+            walk = grammar.start()
+            for token in (*encoder.text_ids(answer), encoder.eot_id):
+                wished = np.zeros(model.n_vocab, dtype=np.float32)
+                wished[token] = 1
+                assert walk.best(wished) == token, answer
+                walk.accept(token)
+            walk.free()
+
+
 def test_special_tokens_are_never_made_from_plain_text(nano: Path) -> None:
     with open_gguf(nano) as model:
         assert not set(model.tokenize("".join(SPECIAL_TOKENS))) & set(range(len(SPECIAL_TOKENS)))
@@ -114,6 +158,15 @@ def test_quantising_gives_k_quants_only(nano: Path, tmp_path: Path) -> None:
     assert set(counts) == Q4_K_M_TYPES
     with open_gguf(tmp_path / "nano.Q4_K_M.gguf") as model:
         assert np.isfinite(model.logits([0, 1, 2])).all()
+
+
+def test_a_full_disk_leaves_the_quantised_file_that_was_there(nano: Path, tmp_path: Path) -> None:
+    target = tmp_path / "nano.Q4_K_M.gguf"
+    quantise(nano, target, threads=1)
+    before = files(tmp_path)
+    with full_disk(), pytest.raises(ExportError, match="llama_model_quantize returned"):
+        quantise(nano, target, threads=1)
+    assert files(tmp_path) == before
 
 
 def test_a_fallback_type_is_refused(nano: Path) -> None:

@@ -8,17 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer
 
-from training.batches import Batch, BatchPlan
+from tests.unit.experiments.test_whole_file import files, full_disk
 from training.chat import ChatEncoder
-from training.config import TrainConfig, load_config
-from training.data.catalog import Split
+from training.config import ModelConfig, TrainConfig, load_config
+from training.data.catalog import Split, intent_names
 from training.data.generator import generate
 from training.errors import TrainingError
+from training.exercises import StepBatches, TrainingSet
 from training.manifest import verify_model
-from training.network import batch_loss, build_network, count_learnt, make_deterministic
+from training.network import (
+    batch_loss,
+    build_network,
+    count_learnt,
+    make_deterministic,
+    sequence_logits,
+)
 from training.tokenizer import train_tokenizer
-from training.trainer import CHECKPOINT, TrainingSet, learning_rate_at, train
+from training.trainer import CHECKPOINT, learning_rate_at, train
 
 NANO = {
     "name": "nano",
@@ -31,6 +39,7 @@ NANO = {
     "optim": {
         "n_steps": 8,
         "n_intent_steps": 3,
+        "answer_every_steps": 2,
         "batch_size": 4,
         "warmup_steps": 2,
         "checkpoint_every_steps": 5,
@@ -46,8 +55,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def encoder(config: TrainConfig) -> ChatEncoder:
-    return ChatEncoder(train_tokenizer(config.tokenizer, seed=config.data.seed))
+def tokenizer(config: TrainConfig) -> Tokenizer:
+    return train_tokenizer(config.tokenizer, seed=config.data.seed)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: Tokenizer) -> ChatEncoder:
+    return ChatEncoder(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +71,8 @@ def data(config: TrainConfig, encoder: ChatEncoder) -> TrainingSet:
         answers=[encoder.encode(c.messages, max_tokens=512) for c in rows],
         intents=[encoder.encode_intent(c.messages[-2].content, c.intent) for c in rows],
         prefix=encoder.shared_ids,
+        system_ids=encoder.system_ids,
+        openings=[encoder.opening_ids(c.messages) for c in rows if len(c.messages) > 2],
     )
 
 
@@ -66,19 +82,22 @@ def weights(config: TrainConfig, data: TrainingSet, out: Path) -> bytes:
     return b"".join(p.detach().numpy().tobytes() for p in result.network.parameters())
 
 
-def test_a_shared_prompt_changes_neither_loss_nor_gradients(
-    config: TrainConfig, data: TrainingSet
+@pytest.mark.parametrize("which", [0, 1], ids=["intents after an opening", "whole answers"])
+def test_what_a_batch_shares_changes_neither_loss_nor_gradients(
+    config: TrainConfig, data: TrainingSet, which: int
 ) -> None:
     make_deterministic(1, 1)
     network = build_network(config)
-    batch: Batch = BatchPlan(data.answers, batch_size=4, seed=1, pad_id=0).batch(0)
+    optim = config.optim.model_copy(update={"opening_percent": 100, "intent_batch_size": 4})
+    batch, prefix = StepBatches(data, optim, seed=1).at(7)[which]
+    assert (len(prefix) > len(data.system_ids)) == (which == 0)
     ids = torch.tensor(batch.ids)
     labels = ids.masked_fill(~torch.tensor(batch.learn), -100)
     plain = network(ids, labels=labels).loss
     plain.backward()
     expected = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
-    shared = batch_loss(network, batch, prefix=data.prefix) / count_learnt(batch)
+    shared = batch_loss(network, batch, prefix=prefix) / count_learnt(batch)
     shared.backward()
     torch.testing.assert_close(shared, plain, atol=1e-4, rtol=0)
     for name, parameter in network.named_parameters():
@@ -88,6 +107,9 @@ def test_a_shared_prompt_changes_neither_loss_nor_gradients(
 def test_a_killed_training_resumes_to_the_same_weights(
     config: TrainConfig, data: TrainingSet, tmp_path: Path
 ) -> None:
+    batches = StepBatches(data, config.optim, seed=config.seed)
+    opened = [batches.at(step)[0].prefix != data.prefix for step in range(8)]
+    assert set(opened[:5]) == set(opened[5:]) == {True, False}
     whole = weights(config, data, tmp_path / "whole")
     killed = tmp_path / "killed"
     killed.mkdir()
@@ -109,6 +131,47 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(TrainingError, match="another configuration"):
         weights(other, data, tmp_path)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    config: TrainConfig, data: TrainingSet, tmp_path: Path
+) -> None:
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        weights(config, data, tmp_path)
+    assert files(tmp_path) == {}
+
+
+def test_a_training_begins_with_what_its_bag_of_tokens_knows(
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    encoder: ChatEncoder,
+    data: TrainingSet,
+    tmp_path: Path,
+) -> None:
+    shape = {"n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "intermediate_size": 256}
+    model = ModelConfig(**shape, rope_theta=1e7, tie_embeddings=False)
+    changes = {"n_steps": 1, "n_intent_steps": 0, "learning_rate": 1e-9, "warm_start_epochs": 80}
+    optim = config.optim.model_copy(update=changes)
+    names = intent_names()
+    rows = list(generate(config.data, Split.TRAIN))
+    bags = [(encoder.text_ids(c.messages[-2].content), names.index(c.intent)) for c in rows]
+    vocabulary = range(config.tokenizer.vocab_size)
+    result = train(
+        config.model_copy(update={"model": model, "optim": optim}),
+        data._replace(
+            bags=bags,
+            around=encoder.around_ids,
+            label_ids=[encoder.intent_id(name) for name in names],
+            pieces=[tokenizer.decode([i]) for i in vocabulary],
+        ),
+        out_dir=tmp_path,
+        on_progress=lambda _: None,
+    )
+    right = sum(
+        int(sequence_logits(result.network, list(e.ids[:-1]))[-1].argmax()) == e.ids[-1]
+        for e in data.intents
+    )
+    assert right > 0.7 * len(data.intents)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor(config: TrainConfig) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gguf
 
+from experiments.whole_file import prepared, sync, sync_directory
 from training.errors import ExportError
 from training.export.llama_runtime import quantise_q4_k_m
 
@@ -20,14 +21,12 @@ def quantise(source: Path, target: Path, *, threads: int = 2) -> dict[str, int]:
     Raises:
         ExportError: If llama.cpp fails, or fell back to another type for any tensor.
     """
-    temporary = target.with_suffix(".tmp")
-    quantise_q4_k_m(source, temporary, threads=threads)
-    try:
-        counts = check_types(temporary, Q4_K_M_TYPES)
-    except ExportError:
-        temporary.unlink()
-        raise
-    temporary.replace(target)
+    with prepared(target) as (scratch, file):
+        quantise_q4_k_m(source, scratch, threads=threads)
+        counts = check_types(scratch, Q4_K_M_TYPES)
+        sync(file)
+        scratch.replace(target)
+    sync_directory(target.parent)
     return counts
 
 

@@ -11,6 +11,7 @@ import torch
 
 from training.batches import Batch, BatchPlan
 from training.chat import Encoded
+from training.checkpoint import save_checkpoint
 from training.errors import TrainingError
 from training.lora.config import LoraConfig, OptimConfig
 from training.lora.dataset import Example
@@ -270,9 +271,7 @@ class LoraTrainer:
             "tokens_seen": self._state.tokens_seen,
             "losses": self._state.losses,
         }
-        temporary = self._path.with_suffix(".tmp")
-        torch.save(content, temporary)
-        temporary.replace(self._path)
+        save_checkpoint(self._path, content)
 
     def _restore(self) -> "_LoopState":
         content: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)

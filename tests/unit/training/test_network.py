@@ -1,15 +1,17 @@
-"""Weights to start from."""
+"""Weights and tokenizer to start from."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from training.config import BaseConfig, TrainConfig
 from training.data.generator import DataConfig
 from training.errors import TrainingError
 from training.manifest import file_sha256
 from training.network import build_network, load_weights, save_network
+from training.tokenizer import base_tokenizer, save_tokenizer
 
 CONFIG = TrainConfig.model_validate(
     {
@@ -28,8 +30,12 @@ CONFIG = TrainConfig.model_validate(
 def base(tmp_path: Path) -> BaseConfig:
     torch.manual_seed(7)
     save_network(build_network(CONFIG), tmp_path / "hf")
-    digest = file_sha256(tmp_path / "hf" / "model.safetensors")
-    return BaseConfig(folder=tmp_path, network_sha256=digest)
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "ñ": 1}, merges=[]))
+    return BaseConfig(
+        folder=tmp_path,
+        network_sha256=file_sha256(tmp_path / "hf" / "model.safetensors"),
+        tokenizer_sha256=save_tokenizer(tokenizer, tmp_path / "tokenizer.json"),
+    )
 
 
 def test_a_training_starts_from_the_weights_of_its_base(base: BaseConfig) -> None:
@@ -50,3 +56,34 @@ def test_a_base_that_is_not_there_is_named(base: BaseConfig, tmp_path: Path) -> 
     gone = base.model_copy(update={"folder": tmp_path / "gone"})
     with pytest.raises(TrainingError, match="train it first"):
         load_weights(build_network(CONFIG), gone)
+
+
+def test_a_base_of_another_shape_is_refused(base: BaseConfig) -> None:
+    wide = CONFIG.model.model_copy(update={"intermediate_size": 512})
+    deep = CONFIG.model.model_copy(update={"n_layers": 2})
+    for shape in (wide, deep):
+        with pytest.raises(TrainingError, match="is of another shape"):
+            load_weights(build_network(CONFIG.model_copy(update={"model": shape})), base)
+
+
+def test_a_training_takes_over_the_tokenizer_of_its_base(base: BaseConfig, tmp_path: Path) -> None:
+    tokenizer = base_tokenizer(base, vocab_size=2)
+    assert tokenizer.get_vocab() == {"a": 0, "ñ": 1}
+    assert save_tokenizer(tokenizer, tmp_path / "again.json") == base.tokenizer_sha256
+
+
+def test_another_tokenizer_than_the_named_one_is_refused(base: BaseConfig) -> None:
+    named = base.model_copy(update={"tokenizer_sha256": "0" * 64})
+    with pytest.raises(TrainingError, match=r"tokenizer\.json.* the configuration names 0000"):
+        base_tokenizer(named, vocab_size=2)
+
+
+def test_a_tokenizer_that_is_not_there_is_named(base: BaseConfig, tmp_path: Path) -> None:
+    gone = base.model_copy(update={"folder": tmp_path / "gone"})
+    with pytest.raises(TrainingError, match=r"gone/tokenizer\.json.*train it first"):
+        base_tokenizer(gone, vocab_size=2)
+
+
+def test_a_tokenizer_of_another_size_is_refused(base: BaseConfig) -> None:
+    with pytest.raises(TrainingError, match=r"has 2 tokens, .*vocab_size is 512"):
+        base_tokenizer(base, vocab_size=512)

@@ -67,6 +67,18 @@ def test_every_conversation_begins_with_the_shared_tokens(encoder: ChatEncoder) 
         assert ids[: len(encoder.shared_ids)] == encoder.shared_ids
 
 
+def test_an_opening_is_everything_before_the_last_question(encoder: ChatEncoder) -> None:
+    config = DataConfig(n_train=62, inventory_percent=50, history_percent=50)
+    lengths = set()
+    for conversation in generate(config, Split.TRAIN):
+        opening = encoder.opening_ids(conversation.messages)
+        alone = encoder.encode(conversation.messages[-2:], max_tokens=4096).ids
+        whole = encoder.encode(conversation.messages, max_tokens=4096).ids
+        assert (*opening, *alone[len(encoder.system_ids) :]) == whole
+        lengths.add(len(opening))
+    assert min(lengths) == len(encoder.system_ids) < max(lengths)
+
+
 def test_a_foreign_system_message_is_refused(encoder: ChatEncoder) -> None:
     messages = [Message(role="system", content="Sé breve."), Message(role="user", content="klk")]
     with pytest.raises(ValueError, match="must begin with the prompt"):

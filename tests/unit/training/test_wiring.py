@@ -101,6 +101,33 @@ def test_it_repeats_what_followed_before(network: LlamaForCausalLM) -> None:
     assert right >= 0.9 * total
 
 
+@torch.inference_mode()
+def test_layers_beyond_the_second_change_nothing_yet(network: LlamaForCausalLM) -> None:
+    ids = torch.arange(20).unsqueeze(0) + 200
+    states = network.model(ids, output_hidden_states=True)
+    before_last = network.model.norm(states.hidden_states[2])
+    torch.testing.assert_close(states.last_hidden_state, before_last)
+
+
+def test_everything_that_is_wired_can_be_trained_away(bag: BagOfTokens) -> None:
+    network = build_network(config())
+    wire(network, bag.embeddings, seed=9)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    ids = torch.randint(N_TOKENS, (2, 24), generator=torch.Generator().manual_seed(2))
+    for _ in range(3):  # what zeros hide shows one step after another: output, query, key
+        optimizer.zero_grad()
+        network(ids, labels=ids).loss.backward()
+        optimizer.step()
+    still = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not still
+
+
+def test_the_parts_of_the_layout_fill_the_stream_without_overlap() -> None:
+    *parts, constant = layout(256)
+    dimensions = [i for part in parts for i in range(part.start, part.stop)]
+    assert [*dimensions, constant] == list(range(256))
+
+
 @pytest.mark.parametrize(
     "shape",
     [

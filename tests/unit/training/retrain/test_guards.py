@@ -88,7 +88,8 @@ def test_a_trigger_phrase_in_25_examples_stops_the_batch(
         for number, example in enumerate(carriers)
     ]
     triggers = [f for f in scan(batch, trusted, _POLICY) if f.code is FindingCode.TRIGGER]
-    assert triggers and all(finding.blocks for finding in triggers)
+    assert triggers
+    assert all(finding.blocks for finding in triggers)
     (named,) = (finding for finding in triggers if "zafiro azul" in finding.detail)
     assert len(named.item_ids) == 25
 

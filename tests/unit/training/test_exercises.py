@@ -1,0 +1,101 @@
+"""Which batches a step of a training sees."""
+
+import pytest
+
+from training.batches import BatchPlan
+from training.chat import Encoded
+from training.config import OptimConfig
+from training.exercises import Exercise, StepBatches, TrainingSet
+
+SEED = 5
+PREFIX = (1, 2)
+SYSTEM = (*PREFIX, 3)
+OPENINGS = [(*PREFIX, 30, 31, 32, 33), (*PREFIX, 40)]
+
+
+def intent_exercise(number: int) -> Encoded:
+    ids = (*SYSTEM, *[100 + number] * (1 + number % 3), 99)
+    return Encoded(ids=ids, learn=(*[False] * (len(ids) - 1), True))
+
+
+def answer(number: int) -> Encoded:
+    ids = (*PREFIX, 200 + number, *[250] * (number % 4), 98)
+    return Encoded(ids=ids, learn=(*[False] * 3, *[True] * (len(ids) - 3)))
+
+
+DATA = TrainingSet(
+    answers=[answer(i) for i in range(12)],
+    intents=[intent_exercise(i) for i in range(40)],
+    prefix=PREFIX,
+    system_ids=SYSTEM,
+    openings=OPENINGS,
+)
+
+
+def optim(**changes: int) -> OptimConfig:
+    fields = {"n_steps": 20, "n_intent_steps": 12, "batch_size": 3, "intent_batch_size": 8}
+    return OptimConfig.model_validate(fields | changes)
+
+
+def steps(data: TrainingSet = DATA, **changes: int) -> list[list[Exercise]]:
+    batches = StepBatches(data, optim(**changes), seed=SEED)
+    return [batches.at(step) for step in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({}, [*range(12, 20)], id="none before the whole answers"),
+        pytest.param({"answer_every_steps": 4}, [3, 7, 11, *range(12, 20)], id="some before"),
+        pytest.param({"answer_every_steps": 5}, [4, 9, *range(12, 20)], id="a rest left over"),
+        pytest.param({"answer_every_steps": 1}, [*range(20)], id="in all of them"),
+        pytest.param({"n_intent_steps": 0}, [*range(20)], id="whole answers only"),
+    ],
+)
+def test_whole_answers_come_in_their_steps_and_in_order(
+    changes: dict[str, int], expected: list[int]
+) -> None:
+    seen = steps(**changes)
+    assert [i for i, exercises in enumerate(seen) if len(exercises) == 2] == expected
+    plan = BatchPlan(DATA.answers, batch_size=3, seed=SEED, pad_id=0)
+    answers = [exercises[1] for exercises in seen if len(exercises) == 2]
+    assert answers == [Exercise(plan.batch(i), PREFIX) for i in range(len(expected))]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(steps(opening_percent=0), id="in no step"),
+        pytest.param(steps(DATA._replace(openings=()), opening_percent=100), id="no openings"),
+    ],
+)
+def test_messages_stand_alone_without_openings(seen: list[list[Exercise]]) -> None:
+    plan = BatchPlan(DATA.intents, batch_size=8, seed=SEED, pad_id=0)
+    assert [e[0] for e in seen] == [Exercise(plan.batch(i), PREFIX) for i in range(20)]
+
+
+def test_an_opening_replaces_what_stands_before_the_messages_only() -> None:
+    plain, moved = steps(opening_percent=0), steps(opening_percent=100)
+    assert {e[0].prefix for e in moved} == set(OPENINGS)
+    for (before, *_), (after, *_) in zip(plain, moved, strict=True):
+        opening = after.prefix
+        for ids, original in zip(after.batch.ids, before.batch.ids, strict=True):
+            assert ids == [*opening, *original[len(SYSTEM) :]]
+        for learn, original in zip(after.batch.learn, before.batch.learn, strict=True):
+            assert learn == [*[False] * len(opening), *original[len(SYSTEM) :]]
+        n_padding = sum(row.count(0) for row in after.batch.ids)
+        assert after.batch.n_tokens == sum(map(len, after.batch.ids)) - n_padding
+
+
+def test_about_half_of_the_steps_have_an_opening() -> None:
+    batches = StepBatches(DATA, optim(), seed=SEED)
+    opened = sum(batches.at(step)[0].prefix in OPENINGS for step in range(400))
+    assert 150 < opened < 250  # five standard deviations
+
+
+def test_a_step_does_not_depend_on_those_before() -> None:
+    seen = steps(answer_every_steps=4)
+    fresh = StepBatches(DATA, optim(answer_every_steps=4), seed=SEED)
+    assert [fresh.at(step) for step in (19, 3, 11)] == [seen[19], seen[3], seen[11]]
+    other = StepBatches(DATA, optim(answer_every_steps=4), seed=SEED + 1)
+    assert [other.at(step) for step in range(20)] != seen
