@@ -84,13 +84,17 @@ def connect(url: URL) -> Engine:
     Raises:
         CentralError: If the driver is not installed, or the address contradicts itself.
     """
-    timeouts = {"connect_timeout": _CONNECT_TIMEOUT_S, "tcp_user_timeout": _UNANSWERED_MS}
+    options = {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "tcp_user_timeout": _UNANSWERED_MS,
+        "client_encoding": "utf8",  # whatever PGCLIENTENCODING says
+    }
     try:
         return create_engine(
             url,
             pool_size=1,
             pool_pre_ping=True,
-            connect_args={k: v for k, v in timeouts.items() if k not in url.query},
+            connect_args={k: v for k, v in options.items() if k not in url.query},
         )
     except ModuleNotFoundError:
         raise CentralError(

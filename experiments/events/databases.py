@@ -67,6 +67,11 @@ def _server(source: str) -> Engine:
             f"{name_of(source)}: {reason}; if it is new, run: carril events migrate --events URL"
         ) from error
     if version != f"{SCHEMA_VERSION:04d}":
+        if not str(version or 0).isdecimal():
+            raise EventsError(
+                f"{name_of(source)} has tables of another program (revision {version!r}); give the "
+                "events a database of their own"
+            )
         raise _other_version(name_of(source), int(version or 0))
     return engine
 

@@ -115,7 +115,8 @@ class Shipper:
                 pause = _PERIOD_S
             except (CentralError, sqlite3.Error) as error:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-                logger.warning("events not shipped", extra={"reason": str(error)[:500]})
+                # In the message: whoever started this process reads what it says on stderr.
+                logger.warning("events not shipped: %s", str(error)[:500])
             if stop.wait(pause):
                 return
 

@@ -58,11 +58,17 @@ def upgrade_server(engine: Engine) -> bool:
         Whether there was anything to do.
 
     Raises:
-        ValueError: If the database was written by a newer version.
+        ValueError: If the database was written by a newer version, or takes not every text.
         sqlalchemy.exc.SQLAlchemyError: If it failed; then the database is as it was.
     """
     with engine.begin() as db:
         db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        encoding = db.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise ValueError(
+                f"the database's encoding is {encoding}, which lacks characters that sessions and "
+                "votes have; make one with: createdb --encoding UTF8 --template template0 NAME"
+            )
         current = MigrationContext.configure(db).get_current_revision()
         if current == _revision(SCHEMA_VERSION):
             return False

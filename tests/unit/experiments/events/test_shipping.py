@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 
 from experiments.events import tables
 from experiments.events.central import CentralError, CentralStore, connect, place_name, server_url
+from experiments.events.databases import EventsError, opened
 from experiments.events.lag import lags
 from experiments.events.shipping import Shipper
 from experiments.events.store import EventStore
@@ -186,6 +187,36 @@ def test_database_of_a_newer_version_is_refused(central: CentralStore, database:
         db.execute("UPDATE alembic_version SET version_num = '0099'")
     with pytest.raises(CentralError, match=r"event schema 0099; this build reads up to 0003"):
         central.migrate()
+
+
+def test_database_of_another_program_is_refused(database: str) -> None:
+    with psycopg.connect(database) as db:
+        db.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        db.execute("INSERT INTO alembic_version VALUES ('ab12cd')")
+    with (
+        pytest.raises(EventsError, match=r"another program \(revision 'ab12cd'\)"),
+        opened(database),
+    ):
+        pass
+
+
+def test_database_that_lacks_characters_is_refused(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url(), autocommit=True) as db:
+        db.execute("DROP DATABASE IF EXISTS narrow")
+        db.execute("CREATE DATABASE narrow ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
+    central = CentralStore(server_url(postgres.url("narrow")))
+    with pytest.raises(CentralError, match=r"encoding is LATIN1.* createdb --encoding UTF8"):
+        central.migrate()
+    central.close()
+
+
+def test_follower_says_why_it_ships_nothing(
+    store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    Shipper(store.path, CentralStore(server_url("postgresql://c@127.0.0.1:1/x"))).follow(stop)
+    assert "events not shipped: postgresql://127.0.0.1:1/x: " in caplog.text
 
 
 def test_unreachable_database_is_named_without_its_password(store: EventStore) -> None:
