@@ -436,15 +436,21 @@ class GatewayConfig(StrictModel):
         return self
 
     def _who_uses(self, variant: str) -> str | None:
-        """Return which part of the configuration sends users to a variant; None if none does."""
+        """Return which part of the configuration sends users to a variant; None if none does.
+
+        Another variant of the same application is the same model replicas.
+        """
+        app = self.variants[variant].app
+        same = [name for name, other in self.variants.items() if other.app == app]
         for name, model in self.models.items():
-            if model.variant == variant:
+            if model.variant in same:
                 return f"models.{name}.variant"
         for name, experiment in self.experiments.items():
-            share = experiment.allocation.get(variant, Decimal(0))
-            if share > 0:
-                return f"experiments.{name}.allocation: {share.normalize():f} %"
-            if experiment.control == variant:
+            for one in same:
+                share = experiment.allocation.get(one, Decimal(0))
+                if share > 0:
+                    return f"experiments.{name}.allocation: {share.normalize():f} %"
+            if experiment.control in same:
                 return f"experiments.{name}.control"
         return None
 

@@ -25,6 +25,8 @@ from experiments.assignment.rules import Holdout
 from experiments.assignment.targeting import Attribute, AttributeType, Condition, Value
 
 _MAX_UNIT_CHARS = 512
+_LARGEST = 10**300
+"""Whole numbers beyond it cannot be compared with what requests bring, which are floats."""
 
 Percent = Annotated[
     Decimal,
@@ -88,6 +90,10 @@ class ConditionDeclaration(_Strict):
         for name in ("any_of", "none_of"):
             if getattr(self, name) == ():
                 raise ValueError(f"{name} is empty; name at least one value")
+        for name in ("equals", "at_least", "at_most"):
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise ValueError(f"{name} is too large for a number; the largest is {_LARGEST:g}")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise ValueError(
                 f"at_least {self.at_least:g} is above at_most {self.at_most:g}, so nobody is both"

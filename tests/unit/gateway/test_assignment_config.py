@@ -187,6 +187,11 @@ def test_valid(raw: dict[str, Any]) -> None:
             asks(attribute="channel", at_least=3), ["'channel'", "for numbers"], id="order of texts"
         ),
         pytest.param(
+            asks(attribute="turns", at_most=10**301),
+            ["targeting.0: at_most is too large"],
+            id="a number beyond all that requests can bring",
+        ),
+        pytest.param(
             asks(attribute="turns", at_least=3, at_most=1),
             ["3", "1", "nobody"],
             id="nobody is both",

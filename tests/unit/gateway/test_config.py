@@ -93,6 +93,14 @@ def test_reference_configuration_is_valid() -> None:
             id="shadow with a share",
         ),
         pytest.param(
+            raw_config(
+                variants=RAW_CONFIG["variants"] | {"v2": RAW_CONFIG["variants"]["stable"]},
+                shadow={"v2": {"variant": "v2", "of": "candidate", "percent": 10}},
+            ),
+            ["'v2' answers users", "experiments.okla-v1-v2.allocation: 90 %"],
+            id="shadow on the replicas of a variant with a share",
+        ),
+        pytest.param(
             shadow("okla-v1-v2"), ["shadow.okla-v1-v2", "another name"], id="shadow as experiment"
         ),
         pytest.param(
