@@ -3,7 +3,7 @@
 A measure is two numbers per session, x and y; `measures` says what is made of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,14 @@ from experiments.analysis.measures import LONGEST_S
 OK, ERROR, ABORTED, SHARED = 1, 2, 4, 8
 """How an answer ended, and whether it was a cache hit or a join, in one number: texts cost more to
 read than all else."""
+
+_MORE = {"ttft": "ttft_s", "completion_tokens": "completion_tokens", "confidence": "confidence"}
+"""Columns that only one measure needs, by its name."""
+
+
+def columns_of(measures: Collection[str]) -> tuple[str, ...]:
+    """Return the columns that these measures need beside those that are always read."""
+    return tuple(column for measure, column in _MORE.items() if measure in measures)
 
 
 class Answers(NamedTuple):
@@ -31,9 +39,8 @@ class Answers(NamedTuple):
     """Cache hits and joins: somebody else's request paid for them."""
     finished_at: Floats
     duration_s: Floats
-    ttft_s: Floats
-    completion_tokens: Floats
-    confidence: Floats
+    more: dict[str, Floats]
+    """What only some measures need: `columns_of` them."""
 
     @classmethod
     def of(cls, outcomes: pa.Table, session: Ints) -> "Answers":
@@ -54,15 +61,12 @@ class Answers(NamedTuple):
             error=flags & ERROR != 0,
             aborted=flags & ABORTED != 0,
             shared=flags & SHARED != 0,
-            **{
+            finished_at=floats(outcomes["finished_at"]),
+            duration_s=floats(outcomes["duration_s"]),
+            more={
                 name: floats(outcomes[name])
-                for name in (
-                    "finished_at",
-                    "duration_s",
-                    "ttft_s",
-                    "completion_tokens",
-                    "confidence",
-                )
+                for name in _MORE.values()
+                if name in outcomes.column_names
             },
         )
 
@@ -122,10 +126,14 @@ _SUMS: dict[str, Callable[[Answers, int], tuple[Floats, Floats]]] = {
     "aborts": _shares(lambda a: a.aborted),
     "requests": _shares(lambda a: np.ones(len(a.session), dtype=bool)),
     "latency": _sums(lambda a: a.duration_s, fresh),
-    "ttft": _sums(lambda a: a.ttft_s, lambda a: fresh(a) & _within(a.ttft_s, LONGEST_S)),
-    "completion_tokens": _sums(
-        lambda a: a.completion_tokens,
-        lambda a: fresh(a) & _within(a.completion_tokens, LONGEST_S),
+    "ttft": _sums(
+        lambda a: a.more["ttft_s"], lambda a: fresh(a) & _within(a.more["ttft_s"], LONGEST_S)
     ),
-    "confidence": _sums(lambda a: a.confidence, lambda a: a.ok & _within(a.confidence, 1.0)),
+    "completion_tokens": _sums(
+        lambda a: a.more["completion_tokens"],
+        lambda a: fresh(a) & _within(a.more["completion_tokens"], LONGEST_S),
+    ),
+    "confidence": _sums(
+        lambda a: a.more["confidence"], lambda a: a.ok & _within(a.more["confidence"], 1.0)
+    ),
 }

@@ -8,7 +8,7 @@ process (closing it in one would drop the other's locks): so it is used in worke
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,10 +20,12 @@ import pyarrow.compute as pc
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Letters = npt.NDArray[np.uint8]
 
 TEXT, WHOLE, NUMBER = pa.string(), pa.int64(), pa.float64()
-_MAX_ROWS = 1 << 24
-"""Arrow's driver guesses a column's type from the first rows; so many are always all."""
+_ROWS, _MAX_ROWS = 1 << 16, 1 << 24
+"""Arrow's driver guesses a column's type from the first rows, and sets aside memory for so many:
+the fewer the cheaper, but they have to be all."""
 
 
 class Reader(Protocol):
@@ -63,13 +65,13 @@ def table_of(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
 class ArrowReader:
     """Reads by Arrow's driver."""
 
-    def __init__(self, cursor: Any) -> None:  # of a package without types
-        self._cursor = cursor
+    def __init__(self, db: Any) -> None:  # of a package without types
+        self._db = db
+        self._take(_ROWS)
 
     def read(self, sql: str, parameters: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
         """Return the rows of a query."""
-        self._cursor.execute(sql, _by_position(sql, parameters))
-        found = self._cursor.fetch_arrow_table().combine_chunks()
+        found = self._found(sql, _by_position(sql, parameters)).combine_chunks()
         return pa.table(
             [
                 found.column(i).cast(field.type) if found.num_rows else pa.array([], field.type)
@@ -77,6 +79,30 @@ class ArrowReader:
             ],
             schema=schema,
         )
+
+    def _found(self, sql: str, values: list[Any]) -> pa.Table:
+        while True:
+            try:
+                self._cursor.execute(sql, values)
+                found = self._cursor.fetch_arrow_table()
+                if found.num_rows <= self._rows or self._rows >= _MAX_ROWS:
+                    return found
+            except Exception:  # a later value is not of the type of the first ones
+                if self._rows >= _MAX_ROWS:
+                    raise
+            self.close()
+            self._take(min(self._rows * 8, _MAX_ROWS))
+
+    def close(self) -> None:
+        """End what was read last."""
+        self._cursor.close()
+
+    def _take(self, rows: int) -> None:
+        """Let types be guessed from so many rows."""
+        # A new one: after an error the old one would go on where it was.
+        self._cursor = self._db.cursor()
+        self._cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": rows})
+        self._rows = rows
 
 
 @contextmanager
@@ -86,10 +112,9 @@ def arrow_reader(path: Path) -> Iterator[ArrowReader]:
 
     with (
         dbapi.connect(f"{path.absolute().as_uri()}?mode=ro", autocommit=True) as db,
-        db.cursor() as cursor,
+        closing(ArrowReader(db)) as reader,
     ):
-        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": _MAX_ROWS})
-        yield ArrowReader(cursor)
+        yield reader
 
 
 def _by_position(sql: str, parameters: Mapping[str, Any]) -> list[Any]:
@@ -145,9 +170,50 @@ def places_in(column: pa.ChunkedArray, keys: pa.ChunkedArray) -> Ints:
     """Return, per row, the place of its text among the keys; -1 where it is not there."""
     if not len(column):
         return np.empty(0, dtype=np.int64)  # sparing the table of all keys
-    found = pc.index_in(column, _one_chunk(keys)).fill_null(-1)
-    places: Ints = found.to_numpy().astype(np.int64)
+    places = _places_of_one_length(_letters(_one_chunk(column)), _letters(_one_chunk(keys)))
+    if places is None:
+        found = pc.index_in(column, _one_chunk(keys)).fill_null(-1)
+        places = found.to_numpy().astype(np.int64)
     return places
+
+
+_KEY_BYTES = 8
+"""What of a text is compared as a number."""
+
+
+def _places_of_one_length(texts: Letters | None, keys: Letters | None) -> Ints | None:
+    """Return what `places_in` does, for sorted texts of one length; None where that cannot be.
+
+    Sessions come in their order and mostly have names of one length: then a search by eight bytes
+    behind what all names begin with is several times as fast as a table of all names.
+    """
+    if texts is None or keys is None or texts.shape[1] != keys.shape[1]:
+        return None
+    differs = keys[0] != keys[-1]
+    start = min(int(differs.argmax()), keys.shape[1] - _KEY_BYTES)
+    numbers = _numbers(keys, start)
+    if not (numbers[1:] > numbers[:-1]).all():
+        return None
+    places = np.searchsorted(numbers, _numbers(texts, start)).clip(max=len(keys) - 1)
+    return np.where((texts == keys[places]).all(axis=1), places, -1).astype(np.int64)
+
+
+def _letters(array: pa.StringArray) -> Letters | None:
+    """Return texts as a row of bytes each; None if they have not one length, or are too short."""
+    if array.null_count or not len(array):
+        return None
+    data = np.frombuffer(_text_bytes(array), dtype=np.uint8)
+    width = len(data) // len(array)
+    offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)[array.offset :][: len(array) + 1]
+    if width < _KEY_BYTES or (np.diff(offsets) != width).any():
+        return None
+    return data.reshape(len(array), width)
+
+
+def _numbers(letters: Letters, start: int) -> npt.NDArray[np.uint64]:
+    """Return eight bytes of every row as a number; numbers have the order of the bytes."""
+    part = np.ascontiguousarray(letters[:, start : start + _KEY_BYTES])
+    return part.view(">u8").ravel().astype(np.uint64)
 
 
 def canonical(table: pa.Table) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """The hash of the events that an analysis used, so that evidence can be matched with its log."""
 
 from experiments.analysis.log import Log
+from experiments.analysis.measures import OUTCOME_MEASURES
 from experiments.analysis.pieces import Task
 from experiments.analysis.survey import survey
 
@@ -17,4 +18,5 @@ def events_sha256(log: Log, experiment: str, version: int) -> str:
         experiment: Its name.
         version: Its version.
     """
-    return survey(log, Task(experiment, version, until=None, digest=True)).events_sha256
+    task = Task(experiment, version, until=None, measures=tuple(OUTCOME_MEASURES), digest=True)
+    return survey(log, task).events_sha256

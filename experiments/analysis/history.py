@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from experiments.analysis.errors import UnknownExperiment
+from experiments.analysis.exposures import GroupSums
 from experiments.analysis.log import Log, Row
-from experiments.analysis.pieces import GroupSums, Task
+from experiments.analysis.pieces import Task
 from experiments.analysis.survey import survey
 from experiments.assignment import Hash, variant_bucket
 

@@ -7,7 +7,8 @@ the result is the same to the last bit however many processes there are, and on 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from experiments.analysis.answers import (
     OK,
     SHARED,
     Answers,
+    columns_of,
     fresh,
     per_session,
 )
@@ -34,10 +36,10 @@ from experiments.analysis.columns import (
     Reader,
     among,
     canonical,
-    coded,
     floats,
     places_in,
 )
+from experiments.analysis.exposures import Assignment, GroupSums, Sessions
 from experiments.analysis.keys import key_of
 from experiments.analysis.measures import LONGEST_S
 
@@ -45,26 +47,11 @@ SETTLED_S = 600.0
 """An outcome may take this long: twice the default deadline of a request."""
 _SKEW_S = 60.0
 """An outcome may end this long before its exposure by another node's clock."""
-_EXPOSURES = """
-SELECT unit, variant, config_hash, model_sha256, probability, bucket, exposed_at {more}
-FROM exposures
-WHERE experiment = :experiment AND version = :version AND unit > :after AND unit <= :last {known}
-ORDER BY unit
-"""
-_EXPOSURE_COLUMNS = (
-    ("unit", TEXT),
-    ("variant", TEXT),
-    ("config_hash", TEXT),
-    ("model_sha256", TEXT),
-    ("probability", NUMBER),
-    ("bucket", WHOLE),
-    ("exposed_at", NUMBER),
-)
 _OUTCOMES = f"""
 SELECT unit, variant,
     CASE status WHEN 'ok' THEN {OK} WHEN 'error' THEN {ERROR} WHEN 'aborted' THEN {ABORTED} ELSE 0
     END + CASE cache WHEN 'hit' THEN {SHARED} WHEN 'join' THEN {SHARED} ELSE 0 END,
-    finished_at, duration_s, ttft_s, completion_tokens, confidence
+    finished_at, duration_s {{more}}
 FROM outcomes
 WHERE experiment = :experiment AND version = :version AND unit > :after AND unit <= :last
     AND exposure BETWEEN 'enrolled' AND 'enrolled' {{known}}
@@ -79,9 +66,6 @@ _OUTCOME_COLUMNS = (
     ("flags", WHOLE),
     ("finished_at", NUMBER),
     ("duration_s", NUMBER),
-    ("ttft_s", NUMBER),
-    ("completion_tokens", NUMBER),
-    ("confidence", NUMBER),
 )
 _CONFLICTS = """
 SELECT unit, variant, probability, bucket, exposed_at, config_hash, model_sha256
@@ -126,6 +110,8 @@ class Task(NamedTuple):
     """Whether every fresh answer's duration is wanted, for quantiles."""
     digest: bool = False
     """Whether the hash is wanted."""
+    usual: tuple[Assignment, ...] = ()
+    """Assignments that most exposures have, to read them faster."""
 
 
 class Piece(NamedTuple):
@@ -133,20 +119,6 @@ class Piece(NamedTuple):
 
     after: str
     last: str
-
-
-class GroupSums(NamedTuple):
-    """Exposures of one configuration, variant, probability and model."""
-
-    config_hash: str
-    variant: str
-    probability: float
-    model_sha256: str
-    n_units: int
-    first_at: float
-    last_at: float
-    first_unit: str
-    last_unit: str
 
 
 class CellSums(NamedTuple):
@@ -203,97 +175,53 @@ def compute(reader: Reader, ratings: Reader, task: Task, piece: Piece) -> Result
     } | ({} if task.until is None else {"until": task.until})
     known = "" if task.until is None else "AND seq <= :until"
 
-    def read(source: Reader, sql: str, columns: Any, **parts: str) -> pa.Table:
-        wanted = values if source is reader else {k: values[k] for k in ("after", "last")}
-        return source.read(sql.format(known=known, **parts), wanted, pa.schema(columns))
+    def read(sql: str, columns: Any, more: Mapping[str, Any] | None = None) -> pa.Table:
+        return reader.read(sql.format(known=known), {**values, **(more or {})}, pa.schema(columns))
 
-    more = tuple(key for key in task.keys if key in ("served_model", "tenant"))
-    exposures = read(
-        reader,
-        _EXPOSURES,
-        _EXPOSURE_COLUMNS + tuple((name, TEXT) for name in more),
-        more="".join(f", {name}" for name in more),
-    )
-    sessions = _Sessions(exposures)
+    keys = tuple(key for key in task.keys if key in ("served_model", "tenant"))
+    sessions = Sessions.read(read, task.usual, keys)
     if not (task.keys or task.durations or task.digest):
         return Result(sessions.groups(), [], [], b"")
-    outcomes = read(reader, _OUTCOMES, _OUTCOME_COLUMNS)
-    conflicts = read(reader, _CONFLICTS, _CONFLICT_COLUMNS)
-    votes = read(ratings, _VOTES, _VOTE_COLUMNS)
+    extra = columns_of(task.measures)
+    outcomes = read(
+        _OUTCOMES.format(known="{known}", more="".join(f", {name}" for name in extra)),
+        (*_OUTCOME_COLUMNS, *((name, NUMBER) for name in extra)),
+    )
+    conflicts = read(_CONFLICTS, _CONFLICT_COLUMNS)
+    bounds = {"after": piece.after, "last": piece.last}
+    votes = ratings.read(_VOTES, bounds, pa.schema(_VOTE_COLUMNS))
     digest = hashlib.sha256()
     if task.digest:
-        for table in (exposures, conflicts, outcomes, votes):
-            for part in canonical(table):
-                digest.update(part)
-    answers = Answers.of(outcomes, places_in(outcomes["unit"], exposures["unit"]))
+        parts = (canonical(table) for table in (conflicts, outcomes, votes))
+        for part in chain(sessions.canonical(), *parts):
+            digest.update(part)
+    answers = Answers.of(outcomes, places_in(outcomes["unit"], sessions.table["unit"]))
     return Result(
         groups=sessions.groups(),
         cells=_cells(sessions, answers, conflicts, votes, task) if task.keys else [],
-        durations=sessions.durations(answers) if task.durations else [],
+        durations=_durations(sessions, answers) if task.durations else [],
         digest=digest.digest(),
     )
 
 
-class _Sessions:
-    """The exposures of a piece, a session each, in the order of their units."""
-
-    def __init__(self, exposures: pa.Table) -> None:
-        self.table = exposures
-        self.n = exposures.num_rows
-        self.variant = coded(exposures["variant"])
-        self.config = coded(exposures["config_hash"])
-        self.exposed_at = floats(exposures["exposed_at"])
-
-    def groups(self) -> list[GroupSums]:
-        """Return the exposures in groups."""
-        model = coded(self.table["model_sha256"])
-        probabilities, probability = _distinct(floats(self.table["probability"]))
-        units = self.table["unit"]
-        found = []
-        for members in _classes(self.config.codes, self.variant.codes, probability, model.codes):
-            first, last = members[0], members[-1]
-            at = self.exposed_at[members]
-            found.append(
-                GroupSums(
-                    config_hash=self.config.names[self.config.codes[first]],
-                    variant=self.variant.names[self.variant.codes[first]],
-                    probability=float(probabilities[probability[first]]),
-                    model_sha256=model.names[model.codes[first]],
-                    n_units=len(members),
-                    first_at=float(at.min()),
-                    last_at=float(at.max()),
-                    first_unit=units[int(first)].as_py(),
-                    last_unit=units[int(last)].as_py(),
-                )
+def _durations(sessions: Sessions, answers: Answers) -> list[Durations]:
+    """Return the durations of fresh answers, per configuration and variant."""
+    wanted = fresh(answers)
+    session, seconds = answers.session[wanted], answers.duration_s[wanted]
+    found = []
+    for members in _classes(sessions.config.codes[session], sessions.variant.codes[session]):
+        first = session[members[0]]
+        counts = np.bincount(session[members])
+        counts = counts[counts > 0]
+        found.append(
+            Durations(
+                config_hash=sessions.config.names[sessions.config.codes[first]],
+                variant=sessions.variant.names[sessions.variant.codes[first]],
+                values=seconds[members],
+                counts=counts.astype(np.min_scalar_type(int(counts.max()))),
             )
-        return found
-
-    def durations(self, answers: Answers) -> list[Durations]:
-        """Return the durations of fresh answers, per configuration and variant."""
-        wanted = fresh(answers)
-        session, seconds = answers.session[wanted], answers.duration_s[wanted]
-        found = []
-        for members in _classes(self.config.codes[session], self.variant.codes[session]):
-            first = session[members[0]]
-            counts = np.bincount(session[members])
-            counts = counts[counts > 0]
-            found.append(
-                Durations(
-                    config_hash=self.config.names[self.config.codes[first]],
-                    variant=self.variant.names[self.variant.codes[first]],
-                    values=seconds[members],
-                    counts=counts.astype(np.min_scalar_type(int(counts.max()))),
-                )
-            )
-        return found
-
-
-def _distinct(values: Floats) -> tuple[Floats, Ints]:
-    """Return the different values, and the number of each row's."""
-    if len(values) and (values == values[0]).all():
-        return values[:1], np.zeros(len(values), dtype=np.int64)
-    found, codes = np.unique(values, return_inverse=True)
-    return found, codes.astype(np.int64)
+        )
+    return found
 
 
 _FEW = 16
@@ -326,7 +254,7 @@ def _dense(codes: Sequence[Ints]) -> tuple[Ints, int]:
 
 
 def _cells(
-    sessions: _Sessions, answers: Answers, conflicts: pa.Table, votes: pa.Table, task: Task
+    sessions: Sessions, answers: Answers, conflicts: pa.Table, votes: pa.Table, task: Task
 ) -> list[CellSums]:
     n = sessions.n
     foreign = _foreign(sessions.variant, answers)
@@ -424,7 +352,7 @@ def _foreign(variant: Coded, answers: Answers) -> Flags:
     return differs
 
 
-def _certain(sessions: _Sessions, task: Task) -> Floats | float:
+def _certain(sessions: Sessions, task: Task) -> Floats | float:
     """Return the moment before which a session must have an outcome, whatever other pieces say."""
     if task.settled is not None:
         return task.settled
@@ -433,7 +361,7 @@ def _certain(sessions: _Sessions, task: Task) -> Floats | float:
     return latest[sessions.config.codes] - SETTLED_S
 
 
-def _rated(metric: str, votes: pa.Table, sessions: _Sessions) -> tuple[Floats, Floats]:
+def _rated(metric: str, votes: pa.Table, sessions: Sessions) -> tuple[Floats, Floats]:
     """Return x and y of a feedback metric: the session's mean vote, and 1 where there is any."""
     which = among(votes["metric"], metric)
     places = places_in(votes["unit"], sessions.table["unit"])

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from experiments.analysis.columns import ArrowReader, RowReader, arrow_reader
 from experiments.analysis.errors import UnreadableLog
+from experiments.analysis.exposures import GroupSums, usual_assignments
 from experiments.analysis.log import Log
 from experiments.analysis.pieces import (
     CellSums,
     Durations,
-    GroupSums,
     Piece,
     Result,
     Task,
@@ -39,6 +39,15 @@ _AHEAD = 4
 _NEXT = """
 SELECT unit FROM exposures WHERE experiment = :experiment AND version = :version AND unit > :after
 ORDER BY unit LIMIT 1 OFFSET :n
+"""
+_NEXT_OF_ALL = "SELECT unit FROM exposures WHERE unit > :after ORDER BY unit LIMIT 1 OFFSET :n"
+"""The same where no other exposures are: along the index of the units, a fifth of the table."""
+_ALL_ARE_ITS = """
+SELECT (SELECT MIN(experiment) FROM exposures) = :experiment
+    AND (SELECT MAX(experiment) FROM exposures) = :experiment
+    AND (SELECT MIN(version) FROM exposures WHERE experiment = :experiment) = :version
+    AND (SELECT MAX(version) FROM exposures WHERE experiment = :experiment) = :version
+    AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'exposures_by_unit')
 """
 _LAST = """
 SELECT MAX(unit) FROM exposures WHERE experiment = :experiment AND version = :version
@@ -61,14 +70,16 @@ def survey(log: Log, task: Task) -> Survey:
 
     Args:
         log: The event file; its snapshot is read, by other processes too.
-        task: What is wanted; `until` is set here.
+        task: What is wanted; `until` and `usual` are set here.
 
     Raises:
         UnreadableLog: If the file cannot be read any more.
     """
-    task = task._replace(until=log.last_place)
+    task = task._replace(
+        until=log.last_place, usual=usual_assignments(log, task.experiment, task.version)
+    )
     found = Survey()
-    digest = hashlib.sha256(b"carril-events-2\n")
+    digest = hashlib.sha256(b"carril-events-3\n")
     for result in _results(log, task):
         found.groups.extend(result.groups)
         found.cells.extend(result.cells)
@@ -114,9 +125,10 @@ def _results(log: Log, task: Task) -> Iterator[Result]:
 def _pieces(log: Log, task: Task) -> Iterator[Piece]:
     """Yield the pieces: so many units each, in order."""
     keys = {"experiment": task.experiment, "version": task.version}
+    following = _NEXT_OF_ALL if log.sharable and log.row(_ALL_ARE_ITS, keys)[0] else _NEXT
     after = ""
     while True:
-        row = log.first(_NEXT, keys | {"after": after, "n": PIECE_UNITS - 1})
+        row = log.first(following, keys | {"after": after, "n": PIECE_UNITS - 1})
         last = log.row(_LAST, keys | {"after": after})[0] if row is None else row[0]
         if last is None:
             return

@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from experiments.analysis.columns import NUMBER, TEXT, WHOLE, RowReader, arrow_reader
+from experiments.analysis import exposures
+from experiments.analysis.columns import NUMBER, TEXT, WHOLE, RowReader, arrow_reader, places_in
 from experiments.analysis.errors import UnreadableLog
 from experiments.analysis.fingerprint import events_sha256
+from experiments.analysis.history import groups
 from experiments.analysis.log import open_log
 from experiments.analysis.pieces import Task
 from experiments.analysis.result import Analysis
@@ -21,7 +23,7 @@ from tests.unit.experiments.analysis.sessions import DAY, START, declaration, tr
 from tests.unit.experiments.events.builders import exposure, feedback, outcome
 
 NOW = START + 30 * DAY
-SHA = "6361f7109b7f6713af8cacb2471b65c6"
+SHA = "ac213f132d4b5a71317a7d6c67e9545b"
 
 
 @pytest.fixture
@@ -63,6 +65,56 @@ def test_pieces_add_up_to_the_whole(
     for one, other in zip(cut.evidence.metrics, whole.evidence.metrics, strict=True):
         assert one.effect == pytest.approx(other.effect, rel=1e-12)
     assert cut.evidence.events_sha256 != whole.evidence.events_sha256, "pieces are in the hash"
+
+
+def test_rare_assignments_are_read_like_usual_ones(
+    tmp_path: Path, small_pieces: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = traffic(300, errors=(0.1, 0.2))
+    rare = [exposure(f"r{n}", config_hash=f"old{n % 3}", exposed_at=START) for n in range(7)]
+    path = write(tmp_path / "e.db", [*events, *rare])
+    small_pieces(True)
+    whole = analysed(path)
+    for sampled, told in (("LIMIT 2000", "LIMIT 0"), ("LIMIT 12", "LIMIT 1")):
+        sql = exposures._USUAL_ONES
+        assert sampled in sql
+        with monkeypatch.context() as patch:
+            patch.setattr(exposures, "_USUAL_ONES", sql.replace(sampled, told))
+            assert analysed(path) == whole
+    with open_log(path) as log:
+        found = groups(log, "exp", 1)
+    assert sum(g.n_units for g in found if g.config_hash.startswith("old")) == 7
+    assert len({g.config_hash for g in found}) == 4
+
+
+@pytest.mark.parametrize("width", [4, 9, 40])
+def test_places_are_found_by_one_length_or_many(width: int) -> None:
+    names = sorted({f"{n * 7919 % 10_007:0{width}d}" for n in range(500)})
+    asked = sorted([*names[::2], *names[::3], "0" * width + "x", "x" * width, "~" * width])
+    expected = [names.index(name) if name in names else -1 for name in asked]
+    for more in ([], ["zz"]):
+        keys = pa.chunked_array([names + more])
+        assert places_in(pa.chunked_array([asked]), keys).tolist() == expected
+        same = [name for name in asked if len(name) == width]
+        wanted = [expected[i] for i, name in enumerate(asked) if len(name) == width]
+        assert places_in(pa.chunked_array([same]), keys).tolist() == wanted
+
+
+def test_more_rows_than_types_are_guessed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(
+        tmp_path / "e.db",
+        [outcome(f"c{n:03d}", unit="u", ttft_s=None if n < 90 else 0.5) for n in range(100)],
+    )
+    monkeypatch.setattr("experiments.analysis.columns._ROWS", 4)
+    schema = pa.schema([("inference_id", TEXT), ("ttft_s", NUMBER)])
+    sql = "SELECT inference_id, ttft_s FROM outcomes ORDER BY inference_id"
+    with closing(sqlite3.connect(path)) as db:
+        rows = RowReader(db).read(sql, {}, schema)
+    with arrow_reader(path) as reader:
+        assert reader.read(sql, {}, schema).equals(rows)
+        assert reader.read(sql, {}, schema).equals(rows)
 
 
 def test_both_drivers_read_the_same(tmp_path: Path) -> None:
