@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from experiments.alerts.config import AlertConfig
 from experiments.drift.errors import BadInput
 
+LONGEST_CHECK_H = 366 * 24.0
+"""Hours between two checks at most."""
+
 
 class SignalName(StrEnum):
     """The signals. The first seven are the family that shares the error budget."""
@@ -143,7 +146,7 @@ class DriftPolicy(_Model):
     signals: SignalPolicy = SignalPolicy()
     samples: SampleSizes = SampleSizes()
     windows: Windows = Windows()
-    check_every_h: Annotated[float, Field(gt=0)] = 6.0
+    check_every_h: Annotated[float, Field(gt=0, le=LONGEST_CHECK_H)] = 6.0
     """With the budgets it gives the error rate of one check: budget / checks in 30 days."""
     critical_budget: Annotated[float, Field(gt=0)] = 0.5
     """False critical findings in 30 days that are allowed for; the limit to keep is 1."""

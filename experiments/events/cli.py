@@ -212,9 +212,15 @@ def prune(
         fail(f"--before {before} lies in the future")
     try:
         declared = {(name, one.version) for name, one in declarations(config).items()}
-        sections = gateway_sections(config_file(config))
+        found = config_file(config)
+        sections = gateway_sections(found)
     except AnalysisError as error:
         fail(str(error))
+    if found is None:
+        typer.echo(
+            "note: no configuration here, so no experiment is declared; --config FILE names one",
+            err=True,
+        )
     logs = [section.get("events") for section in sections]
     ships = any(isinstance(log, dict) and log.get("ship_to") for log in logs)
     with _usable(), opened(_source(events), writing=True) as engine:

@@ -21,7 +21,7 @@ import typer
 from experiments.alerts.delivery import unreachable
 from experiments.drift.errors import BadInput, DriftError, EventsUnavailable
 from experiments.drift.levels import Level
-from experiments.drift.policy import DriftPolicy, read_policy
+from experiments.drift.policy import LONGEST_CHECK_H, DriftPolicy, read_policy
 from experiments.drift.run import Checked, run_check
 from experiments.jobs.errors import JobExit
 from experiments.jobs.record import home_dir
@@ -37,12 +37,14 @@ def seconds(text: str) -> float:
     """Return the seconds of a duration such as `6h`, `90m` or `1.5d`.
 
     Raises:
-        BadInput: If it is none, or not above 0.
+        BadInput: If it is none, not above 0, or longer than a year.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     value = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
     if value <= 0:
         raise BadInput(f"{text!r} is no duration", "write 6h, 30m or 1d")
+    if value > LONGEST_CHECK_H * 3600.0:
+        raise BadInput(f"{text!r} is longer than a year", "write 6h, 30m or 1d")
     return value
 
 

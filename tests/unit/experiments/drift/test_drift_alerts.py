@@ -118,7 +118,9 @@ def test_the_job_goes_on_until_it_is_told_to_end(home: Path) -> None:
     assert out.count("insufficient_data") >= 2
 
 
-@pytest.mark.parametrize("arguments", [["--once", "--every", "6h"], ["--every", "6 weeks"]])
+@pytest.mark.parametrize(
+    "arguments", [["--once", "--every", "6h"], ["--every", "6 weeks"], ["--every", "9999999d"]]
+)
 def test_the_job_refuses_what_it_does_not_understand(home: Path, arguments: list[str]) -> None:
     job = run_job(home, *arguments)
     _, err = job.communicate(timeout=240)

@@ -189,13 +189,14 @@ def test_pruning_takes_ended_experiments_whole_and_leaves_the_others(
 
 
 def test_pruning_goes_through_more_rows_than_fit_one_transaction(
-    store: EventStore, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("experiments.events.retention._ROWS", 3)
     for n in range(10):
         store.append(old_session("ended", f"u{n}"))
         store.append(old_session("running", f"u{n}", OLD if n else NEW))
     assert run(["events", "prune", "--before", LIMIT]) == 0
+    assert "note: no configuration here" in said(capsys)[1]
     assert (store.count("exposures"), store.count("outcomes"), store.count("feedback")) == (
         10, 10, 10,
     )  # fmt: skip
