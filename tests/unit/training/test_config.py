@@ -32,7 +32,7 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
         (("n_heads: 4", "n_heads: 3"), "n_heads"),
         (("batch_size: 12", "batch_size: 0"), "batch_size"),
         (("seed: 42", "sed: 42"), "sed"),
-        (("version: 1.1.0", "version: one"), "version"),
+        (("version: 1.2.0", "version: one"), "version"),
         (("registers: [formal, casual]", "registers: [posh]"), "registers"),
     ],
 )
