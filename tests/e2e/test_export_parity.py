@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from tests.unit.experiments.test_whole_file import files, full_disk
+from tests.full_disk import files, full_disk
 from training.answer_tokens import answer_tokens
 from training.chat import ChatEncoder
 from training.config import TokenizerConfig, TrainConfig

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from experiments.whole_file import write_whole
 from training.data.catalog import Split, catalog_sha256
 from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, generate
 from training.data.ratings import rated_answers
@@ -99,9 +100,7 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, with the same bytes on every system."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(text.encode())
-    temporary.replace(path)
+    write_whole(path, text.encode())
 
 
 def _write_split(conversations: list[Conversation], split: Split, out_dir: Path) -> SplitInfo:

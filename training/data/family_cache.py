@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.whole_file import write_whole
 from training.data import families
 from training.data.families import group_near_duplicates
 
@@ -23,9 +24,12 @@ def remembered_families(phrases: Sequence[Sequence[str]]) -> list[int]:
     Args:
         phrases: The normalised readings of each phrase.
     """
+    folder = _cache_dir()
+    if folder is None:
+        return group_near_duplicates(phrases)
     code = Path(families.__file__).read_text(encoding="utf-8")
     key = hashlib.sha256(json.dumps([code, phrases]).encode()).hexdigest()
-    path = _cache_dir() / f"families-{key[:32]}.json"
+    path = folder / f"families-{key[:32]}.json"
     groups = _read(path, n_phrases=len(phrases))
     if groups is None:
         groups = group_near_duplicates(phrases)
@@ -33,9 +37,10 @@ def remembered_families(phrases: Sequence[Sequence[str]]) -> list[int]:
     return groups
 
 
-def _cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "carril"
+def _cache_dir() -> Path | None:
+    """Return the user's folder for our caches; some users, of containers for example, have none."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
+    return base / "carril" if base.is_absolute() else None
 
 
 def _read(path: Path, *, n_phrases: int) -> list[int] | None:
@@ -52,11 +57,6 @@ def _read(path: Path, *, n_phrases: int) -> list[int] | None:
 
 
 def _write(path: Path, groups: list[int]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(groups), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        write_whole(path, json.dumps(groups).encode())

@@ -1,10 +1,9 @@
 """Whatever writes a file leaves the old one, and nothing beside it, where the disk is full."""
 
 import os
-import resource
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,29 +17,8 @@ from experiments.drift.errors import BadInput
 from experiments.jobs.record import JobFolder
 from experiments.whole_file import opened_whole, write_whole
 from serve_app.gateway.last_good import LastGoodConfig
+from tests.full_disk import ROOM, files, full_disk
 from tests.unit.experiments.feedback.test_analysis_cli import answer, store
-
-_ROOM = 20
-"""Bytes that a file may have while the disk is full; below what any of the writers writes."""
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Have no file grow beyond some bytes; Python ignores SIGXFSZ, so that writes fail."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_ROOM, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in {".db", ".db-wal", ".db-shm"}
-    }
 
 
 def _record(home: Path) -> None:
@@ -84,7 +62,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(
     store(tmp_path, answer(1, unit="u1", thumbs=1))
     write(tmp_path)
     before = files(tmp_path)
-    assert max(map(len, before.values())) > _ROOM
+    assert max(map(len, before.values())) > ROOM
 
     with full_disk(), suppress(OSError, BadInput):
         write(tmp_path)

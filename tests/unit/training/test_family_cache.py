@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.full_disk import files, full_disk
 from training.data import family_cache
 from training.data.family_cache import remembered_families
 
@@ -41,3 +42,19 @@ def test_a_broken_file_is_computed_anew(content: str, cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_no_error(cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     assert remembered_families(PHRASES) == [0, 1, 0]
+
+
+def test_a_full_disk_is_no_error_and_keeps_nothing(tmp_path: Path) -> None:
+    many = PHRASES * 20
+    with full_disk():
+        assert remembered_families(many)[:3] == [0, 1, 0]
+    assert files(tmp_path) == {}
+
+
+def test_a_user_without_a_cache_folder_is_served_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert remembered_families(PHRASES) == [0, 1, 0]
+    assert not list(tmp_path.iterdir())

@@ -7,9 +7,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from tests.unit.experiments.test_whole_file import files, full_disk
+from tests.full_disk import files, full_disk
 from training.checkpoint import save_checkpoint
 from training.contract import PROFILE_DIR
+from training.data.dataset import write_text
 from training.manifest import read_manifest
 from training.pipeline import install
 from training.tokenizer import save_tokenizer
@@ -22,6 +23,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "a tokenizer": lambda folder: save_tokenizer(
         Tokenizer(models.BPE()), folder / "tokenizer.json"
     ),
+    "a dataset's file": lambda folder: write_text(folder / "manifest.json", "x" * 100),
     "an installed model": lambda folder: install(
         MODELS, read_manifest(MODELS / "okla-v1.manifest.json"), folder
     ),
