@@ -225,6 +225,8 @@ def _data_sha256(data: TrainingSet) -> str:
     for encoded in (*data.answers, *data.intents):
         digest.update(array("i", encoded.ids).tobytes())
         digest.update(bytes(encoded.learn))
+    for opening in data.openings:
+        digest.update(array("i", (len(opening), *opening)).tobytes())
     return digest.hexdigest()
 
 

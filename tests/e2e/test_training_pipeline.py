@@ -134,6 +134,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         weights(other, data, tmp_path)
 
 
+def test_a_checkpoint_of_other_openings_is_refused(
+    config: TrainConfig, data: TrainingSet, tmp_path: Path
+) -> None:
+    weights(config, data, tmp_path)
+    with pytest.raises(TrainingError, match="another dataset"):
+        weights(config, data._replace(openings=data.openings[1:]), tmp_path)
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(
     config: TrainConfig, data: TrainingSet, tmp_path: Path
 ) -> None:

@@ -88,15 +88,16 @@ def test_it_names_the_label_as_the_bag_does(bag: BagOfTokens, network: LlamaForC
         assert torch.corrcoef(torch.stack([logits, expected]))[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("n_tokens", [60, 300])
 @torch.inference_mode()
-def test_it_repeats_what_followed_before(network: LlamaForCausalLM) -> None:
+def test_it_repeats_what_followed_before(network: LlamaForCausalLM, n_tokens: int) -> None:
     generator = torch.Generator().manual_seed(11)
     right = total = 0
     for _ in range(5):
-        row = torch.randperm(300, generator=generator)[:60] + 200
+        row = torch.randperm(300, generator=generator)[:n_tokens] + 200
         ids = torch.cat([row, row[20:40]]).unsqueeze(0)
-        logits = network(ids).logits[0, 60:79, 200:500]
-        right += int((logits.argmax(-1) + 200 == ids[0, 61:80]).sum())
+        logits = network(ids).logits[0, -20:-1, 200:500]
+        right += int((logits.argmax(-1) + 200 == ids[0, -19:]).sum())
         total += 19
     assert right >= 0.9 * total
 
