@@ -26,28 +26,25 @@ def test_an_honest_batch_is_not_stopped(
     assert len(left_out) <= 0.12 * n
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("n", [100, 300])
 def test_flipped_labels_of_five_percent_are_flagged(
-    unseen: list[Example], trusted: Trusted, n: int, seed: int
+    unseen: list[Example], trusted: Trusted, n: int
 ) -> None:
-    """Right answers, "corrected" to a random other intent."""
-    rng = random.Random(seed)
+    """Right answers, "corrected" to a random other intent; half of them over three batches."""
     labels = sorted({example.intent for example in unseen})
-    batch = honest(unseen, n, seed)
-    flipped = set(rng.sample([i for i in range(n) if i % 10], n // 20))
-    batch = [
-        one
-        if number not in flipped
-        else one.model_copy(
-            update={"intent": rng.choice([label for label in labels if label != one.intent])}
-        )
-        for number, one in enumerate(batch)
-    ]
-    found = [f for f in scan(batch, trusted, _POLICY) if f.code is FindingCode.LABEL_FLIP]
-    assert found
-    caught = {number for number in flipped if f"{number:016x}" in found[0].item_ids}
-    assert len(caught) >= 0.4 * len(flipped)
+    n_caught = n_flipped = 0
+    for seed in range(3):
+        rng = random.Random(seed)
+        batch = honest(unseen, n, seed)
+        flipped = set(rng.sample([i for i in range(n) if i % 10], n // 20))
+        for number in flipped:
+            others = [label for label in labels if label != batch[number].intent]
+            batch[number] = batch[number].model_copy(update={"intent": rng.choice(others)})
+        found = [f for f in scan(batch, trusted, _POLICY) if f.code is FindingCode.LABEL_FLIP]
+        assert found
+        n_caught += len({number for number in flipped if f"{number:016x}" in found[0].item_ids})
+        n_flipped += len(flipped)
+    assert n_caught >= 0.5 * n_flipped
 
 
 def test_a_batch_of_flipped_labels_is_stopped(unseen: list[Example], trusted: Trusted) -> None:
