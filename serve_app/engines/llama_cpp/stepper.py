@@ -18,6 +18,7 @@ from serve_app.engines.llama_cpp.pacing import PrefillPace
 from serve_app.engines.llama_cpp.prefix_cache import PrefixCache
 from serve_app.engines.llama_cpp.sampling import TokenSampler
 from serve_app.engines.llama_cpp.scheduler import Part, Scheduler
+from serve_app.engines.llama_cpp.sharing import Sharing
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.protocol import FinishReason
 from serve_app.errors import DeadlineExceeded, EngineFailed
@@ -69,8 +70,7 @@ class Stepper:
             context, n_cells=context.n_cells, n_sequences=context.n_sequences, n_ctx=n_ctx
         )
         self.scheduler = Scheduler(
-            self.pool,
-            PrefixCache(self.pool, n_kept),
+            Sharing(self.pool, PrefixCache(self.pool, n_kept)),
             n_slots=n_slots,
             n_batch=context.n_batch,
             n_outputs=context.n_outputs,
