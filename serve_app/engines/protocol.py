@@ -6,10 +6,14 @@ An engine owns one model. It takes `GenerationRequest`s, many at a time, and giv
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 Role = Literal["system", "user", "assistant", "developer"]
 FinishReason = Literal["stop", "length"]
+Priority = Literal["interactive", "batch", "background"]
+"""Who waits for the answer: a user, a job (evaluations, datasets), or nobody (shadow copies)."""
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+"""The classes, the one that goes first first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,8 @@ class GenerationRequest:
     learn from timing what others asked."""
     timeout_s: float | None = None
     """Seconds from receipt after which the engine may drop the request."""
+    priority: Priority = "interactive"
+    """Whom it lets go first when slots or memory are short. Never changes the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ class Job:
     ) -> None:
         self.request_id = request.request_id
         self.cache_salt = request.cache_salt
+        self.priority = request.priority
         self.params: SamplingParams = request.sampling
         self.channel = channel
         self.grammar = grammar
@@ -50,6 +51,11 @@ class Job:
         self.sampler: TokenSampler | None = None
         self.submitted_at = time.monotonic()
         self.deadline = None if request.timeout_s is None else self.submitted_at + request.timeout_s
+        self.n_preemptions = 0
+        self.n_overtaken = 0
+        """How often others went before it while it found no KV memory."""
+        self.is_promoted = False
+        """Whether it got its slot because its class had waited for long; it then keeps it."""
         self.seq_id: int | None = None
         """Sequence in KV memory; None while waiting."""
         self.leader: Job | None = None
@@ -68,10 +74,12 @@ class Job:
         return self.n_pending == 1 and self.n_past > 0
 
     def to_waiting(self) -> None:
-        """Forget the KV memory; it is computed again when the job is admitted anew."""
+        """Forget the KV memory; what is not kept is computed again when it is admitted anew."""
         self.seq_id = None
         self.leader = None
         self.n_past = 0
+        self.n_preemptions += 1
+        self.is_promoted = False
 
     def close(self) -> None:
         """Free what the job holds in C."""

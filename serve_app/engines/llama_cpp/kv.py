@@ -61,6 +61,13 @@ class KvPool:
         """Whether `acquire` would succeed."""
         return bool(self._free_ids)
 
+    def held_only_by(self, seq_ids: list[int]) -> int:
+        """Return how many active cells no running request uses but these."""
+        references = np.zeros(self.n_cells, dtype=np.int32)
+        for seq_id in seq_ids:
+            references[self._cells[seq_id, : self._lengths[seq_id]]] += 1
+        return int(((references > 0) & (references == self._active_references)).sum())
+
     def acquire(self) -> int:
         """Take an empty sequence id for a running request."""
         seq_id = self._free_ids.pop()

@@ -3,14 +3,11 @@
 Pure bookkeeping; the engine thread owns it and does the decoding.
 """
 
-from collections import deque
 from typing import NamedTuple
 
 from serve_app.engines.llama_cpp.job import Job
+from serve_app.engines.llama_cpp.seats import Seats
 from serve_app.engines.llama_cpp.sharing import Sharing
-
-_HEADROOM_TOKENS = 128
-"""KV cells for the answer that must be free before a job is admitted beside others."""
 
 
 class Part(NamedTuple):
@@ -32,23 +29,16 @@ class Scheduler:
     """
 
     def __init__(self, sharing: Sharing, *, n_slots: int, n_batch: int, n_outputs: int) -> None:
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
+        self.seats = Seats(sharing, n_slots)
+        self.waiting = self.seats.waiting
+        self.running = self.seats.running
         self._sharing = sharing
-        self._n_slots = n_slots
         self._n_batch = n_batch
         self._n_outputs = n_outputs
 
     def admit(self) -> None:
-        """Move waiting jobs, first come first served, into free slots as KV memory allows."""
-        while self.waiting and len(self.running) < self._n_slots:
-            job = self.waiting[0]
-            room = min(job.max_length - len(job.tokens), _HEADROOM_TOKENS)
-            if not self._sharing.make_room_for(job, room, must_fit=bool(self.running)):
-                return
-            self.waiting.popleft()
-            self._sharing.enter(job, self.running)
-            self.running.append(job)
+        """Give free slots, and those of lesser jobs, to jobs that wait, as KV memory allows."""
+        self.seats.admit()
 
     def plan(self, prefill_rows: int) -> list[Part]:
         """Choose the rows of the next batch: one for each decoding job, then prefill.
@@ -78,12 +68,7 @@ class Scheduler:
             job: Waiting or running.
             keep: Leave its KV memory to the prefix cache.
         """
-        if job.seq_id is None:
-            if job in self.waiting:
-                self.waiting.remove(job)
-        else:
-            self.running.remove(job)
-            self._sharing.leave(job, keep=keep)
+        self.seats.leave(job, keep=keep)
         job.close()
 
     def relieve(self) -> bool:
@@ -92,23 +77,17 @@ class Scheduler:
             return True
         if len(self.running) < 2:
             return False
-        self._preempt(self.running[-1])
+        self.seats.preempt(self.seats.last())
         return True
 
     def _fit(self, parts: list[Part]) -> list[Part]:
         # Jobs are admitted with some headroom, not with their longest possible answer. When cells
-        # run out nonetheless, the newest job goes back to the queue: it has lost the least.
+        # run out nonetheless, a job goes back to the line: of the least class, the newest.
         while not self._sharing.make_room(sum(part.n_tokens for part in parts)):
-            victim = self.running[-1]
-            self._preempt(victim)
+            victim = self.seats.last()
+            self.seats.preempt(victim)
             parts = [part for part in parts if part.job is not victim]
         return parts
-
-    def _preempt(self, job: Job) -> None:
-        self.running.remove(job)
-        self._sharing.leave(job, keep=False)
-        job.to_waiting()
-        self.waiting.appendleft(job)
 
 
 def _part(job: Job, rows: int, outputs: int) -> Part | None:

@@ -45,6 +45,14 @@ class Sharing:
             return False
         return self._pool.has_free_sequence or self._cache.evict(but=source.seq_id)
 
+    def fits_without(self, others: Iterable[Job], job: Job, headroom: int) -> bool:
+        """Whether a job would find room once some running ones have gone."""
+        source = self._cache.best(np.array(job.tokens, dtype=np.int32), salt=job.cache_salt)
+        need = len(job.tokens) - source.n_tokens + headroom
+        leaving = [other.seq_id for other in others if other.seq_id is not None]
+        staying = self._pool.active - self._pool.held_only_by(leaving)
+        return self._pool.n_cells - staying >= need
+
     def make_room(self, n_cells: int, *, but: int | None = None) -> bool:
         """Evict until so many cells are free; False if there is nothing left to evict."""
         while self._pool.free < n_cells:
@@ -85,7 +93,7 @@ class Sharing:
         if source is not None and n_shared >= _MIN_SHARED:
             self._pool.share(source, job.seq_id, n_shared)
             job.n_past = n_shared
-            if len(job.tokens) == job.n_prompt:  # not after a preemption
+            if len(job.tokens) == job.n_prompt and not job.n_preemptions:
                 job.answer.cached_tokens = n_shared
 
     def resume(self, running: Iterable[Job]) -> None:

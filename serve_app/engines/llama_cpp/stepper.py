@@ -89,7 +89,7 @@ class Stepper:
 
     def add(self, job: Job) -> None:
         """Queue a job."""
-        self.scheduler.waiting.append(job)
+        self.scheduler.waiting.add(job)
 
     def cancel(self, job: Job) -> None:
         """Drop a job, wherever it is; nothing happens if it has ended."""
