@@ -345,6 +345,44 @@ class CaptureConfig(StrictModel):
         return "off" if text is False else text  # which is how YAML reads an unquoted off
 
 
+class TracingConfig(StrictModel):
+    """OpenTelemetry traces. Off unless asked for, in the gateway and in each model application."""
+
+    enabled: bool = False
+    endpoint: str | None = None
+    """Collector that takes OTLP over HTTP, `http://collector:4318`; spans go to `/v1/traces` of it.
+    None is what `OTEL_EXPORTER_OTLP_ENDPOINT` says, else `http://localhost:4318`. Headers with
+    secrets come from `OTEL_EXPORTER_OTLP_HEADERS` only."""
+    sample: float = Field(default=1, ge=0, le=1)
+    """Share of the requests without a `traceparent` that is recorded. Of the gateway only: a model
+    records what the gateway does."""
+    follow_clients: bool = True
+    """Go on with the trace that a client's `traceparent` names, and record it if the client does.
+    False begins a trace of our own, with a link to the client's: for clients that are not trusted
+    with how much is recorded."""
+    max_queued: int = Field(default=4096, ge=64)
+    """Spans that wait to be sent at most; above it they are dropped, and counted."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _collector_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # the port is no number
+            usable = False
+        if not usable or parts.query or parts.fragment:
+            raise ValueError("no address of a collector; write http://host:4318")
+        if parts.username is not None:
+            raise ValueError(
+                "holds a name or password, which would be shown with the configuration; give them "
+                "in the environment, as OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        return url
+
+
 class GatewayConfig(StrictModel):
     """`user_config` of the application `gateway`."""
 
@@ -366,6 +404,7 @@ class GatewayConfig(StrictModel):
     events: EventsConfig = EventsConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     capture: CaptureConfig = CaptureConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -542,6 +581,7 @@ class ModelConfig(StrictModel):
     """Answer one request before taking traffic."""
     echo: EchoOptions = EchoOptions()
     llama_cpp: LlamaCppOptions = LlamaCppOptions()
+    tracing: TracingConfig = TracingConfig()
     engine_options: dict[str, Any] = {}
     """Handed to vllm unread; refused for the other engines."""
 
@@ -597,6 +637,8 @@ def load_yaml(text: str) -> object:
 
 _M = TypeVar("_M", bound=StrictModel)
 _YAML_MERGE = "tag:yaml.org,2002:merge"
+_SECRET_URLS = (("redis_url",), ("ship_to",), ("endpoint",))
+"""Fields that may hold a password, and are not shown in errors."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -629,7 +671,7 @@ def _faults(error: ValidationError) -> list[str]:
         path = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
-        secret = item["loc"][:1] == ("auth",) or item["loc"][-1:] in (("redis_url",), ("ship_to",))
+        secret = item["loc"][:1] == ("auth",) or item["loc"][-1:] in _SECRET_URLS
         tellable = isinstance(given, str | int | float | bool) and not secret
         shown = f" (got {given!r})" if tellable else ""
         faults.append(f"{path}: {message}{shown}" if path else message)

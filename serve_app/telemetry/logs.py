@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import os
 import re
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,9 @@ _MAX_BYTES = 20 * 2**20
 _BACKUPS = 5
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _LOGGERS = ("serve_app", "experiments")
+
+TRACE_ID: ContextVar[str] = ContextVar("carril_trace_id", default="")
+"""Trace of the request that is being worked on; its records carry it. Empty while there is none."""
 
 
 def carril_home() -> Path:
@@ -61,3 +65,6 @@ class _Formatter(OrjsonFormatter):  # type: ignore[misc]  # the library has no t
         super().add_fields(log_data, record, message_dict)
         log_data["at"] = datetime.fromtimestamp(record.created, UTC).isoformat()
         log_data["pid"] = record.process
+        trace_id = TRACE_ID.get()
+        if trace_id:
+            log_data["trace_id"] = trace_id

@@ -7,7 +7,7 @@ error codes, cache states. Each process has a registry of its own; `merge` joins
 
 import time
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -28,6 +28,26 @@ DURATION_MS_BUCKETS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_0
 """The 11 buckets of `okla_llm_response_duration_ms`."""
 TTFT_S_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 OVERHEAD_S_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+
+
+class TraceCounters(NamedTuple):
+    """What became of the spans of one process."""
+
+    exported: Counter
+    dropped: Counter
+
+
+def trace_counters(registry: CollectorRegistry) -> TraceCounters:
+    """Declare the series of a process that may record traces."""
+    return TraceCounters(
+        Counter("carril_trace_spans", "Spans that a collector took.", registry=registry),
+        Counter(
+            "carril_trace_spans_dropped",
+            "Spans that nobody will see, by why: queue_full, not_delivered, shutdown.",
+            ("reason",),
+            registry=registry,
+        ),
+    )
 
 
 class GatewayMetrics:
@@ -163,6 +183,7 @@ class GatewayMetrics:
         self.config_info = Gauge(
             "carril_config_info", "1 for the configuration in force.", ("hash",), registry=r
         )
+        self.traces = trace_counters(r)
 
     def refresh(self, variants: list[str]) -> None:
         """Update series that are derived at scrape time."""
@@ -211,6 +232,7 @@ class ModelMetrics:
             "Seconds since the engine loop turned.",
             registry=r,
         )
+        self.traces = trace_counters(r)
         self._engine = _EngineTotals()
         r.register(self._engine)
 
