@@ -11,7 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from experiments.adaptive.declaration import AdaptiveDeclaration
 from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric
+from experiments.assignment.buckets import Hash
 from experiments.assignment.declaration import SplitDeclaration
 from experiments.decision.evidence import MetricRole, ScoreItem
 from experiments.decision.policy import Policy
@@ -192,6 +194,8 @@ class ExperimentDeclaration(Strict, SplitDeclaration):
     decision: DecisionDeclaration = DecisionDeclaration()
     canary: CanaryDeclaration | None = None
     """How the treatment's share is raised by itself; the defaults if absent."""
+    adaptive: AdaptiveDeclaration | None = None
+    """How the split follows the results; where absent, it stays as declared."""
 
     @model_validator(mode="after")
     def _check_metrics(self) -> Self:
@@ -213,6 +217,47 @@ class ExperimentDeclaration(Strict, SplitDeclaration):
         if len(set(scores)) != len(scores):
             raise ValueError("two metrics have the same place in the score")
         return self
+
+    @model_validator(mode="after")
+    def _check_adaptive(self) -> Self:
+        if self.adaptive is None:
+            return self
+        self.adaptive.check(variants=len(self.allocation))
+        if self.canary is not None:
+            raise ValueError("canary and adaptive would both move the split; declare one of them")
+        if self.hash is Hash.GROWTHBOOK_V2:
+            raise ValueError(
+                "hash growthbook_v2 and adaptive contradict each other: GrowthBook's SDKs do not "
+                "know which variant a unit was given first; use sha256"
+            )
+        for group, declared in (("metrics", self.metrics), ("guardrails", self.guardrails)):
+            for name, metric in declared.items():
+                known = OUTCOME_MEASURES.get(metric.measure or name)
+                if known is not None and known.kind == "quantile":
+                    raise ValueError(
+                        f"{group}.{name}: a quantile of sessions from several splits compares "
+                        f"nothing; for an adaptive experiment declare {group} without it, such as "
+                        "latency: {effect: relative, margin: 0.25}"
+                    )
+        self.adaptive_metric()
+        return self
+
+    def adaptive_metric(self) -> str:
+        """Return the name of the metric that an adaptive split follows.
+
+        Raises:
+            ValueError: If it is not declared, or several could be meant.
+        """
+        primary = [n for n, metric in self.metrics.items() if metric.role is MetricRole.PRIMARY]
+        wanted = None if self.adaptive is None else self.adaptive.metric
+        if wanted is None and len(primary) == 1:
+            return primary[0]
+        if wanted not in primary:
+            raise ValueError(
+                f"adaptive.metric is {wanted!r}; name one of the primary metrics: "
+                f"{', '.join(primary)}"
+            )
+        return wanted
 
     def feedback_metrics(self) -> set[str]:
         """Return the feedback metrics that must be declared for this experiment."""

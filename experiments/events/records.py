@@ -5,7 +5,7 @@ Records are immutable and idempotent: storing one twice changes nothing, so tran
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 SCHEMA_VERSION = 3
 """Version of the records and of the tables. Readers refuse newer ones.
@@ -52,6 +52,26 @@ class Exposure:
     cached: bool
     """Whether the answer came from the response cache."""
     schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A unit comes under a split that moves; `exposure` is what it would get of the split of now.
+
+    What is kept is the unit's first exposure, and that variant answers: another one now is nothing
+    that happened, so there is no conflict. In files of lines it is the exposure.
+    """
+
+    exposure: Exposure
+
+
+class Kept(NamedTuple):
+    """What the log keeps of a unit's first exposure."""
+
+    variant: str
+    probability: float
+    """Of the assignment when it was made."""
+    bucket: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +159,7 @@ class Transcript:
     schema_version: int = SCHEMA_VERSION
 
 
-Event = Exposure | Outcome | Feedback | Transcript
+Event = Exposure | Enrolment | Outcome | Feedback | Transcript
 
 _KINDS: dict[str, type[Event]] = {
     "exposure": Exposure,
@@ -152,6 +172,8 @@ _NAMES = {record: kind for kind, record in _KINDS.items()}
 
 def encode(event: Event) -> str:
     """Return one line of JSON, for spool files."""
+    if isinstance(event, Enrolment):
+        event = event.exposure
     kind = _NAMES[type(event)]
     return json.dumps({"kind": kind, **asdict(event)}, ensure_ascii=True, sort_keys=True)
 

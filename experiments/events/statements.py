@@ -9,7 +9,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
 from experiments.events import tables
-from experiments.events.records import Event, Exposure, Feedback, Outcome, Transcript
+from experiments.events.records import (
+    Enrolment,
+    Event,
+    Exposure,
+    Feedback,
+    Outcome,
+    Transcript,
+)
 
 Insert = sqlite.Insert | postgresql.Insert
 _MakeInsert = Callable[[Table], Any]  # of one of the two dialects; what follows is common to both
@@ -43,6 +50,7 @@ def storing(insert: _MakeInsert) -> dict[type[Event], tuple[Insert, ...]]:
             _once(insert, tables.exposures),
             _once(insert, tables.exposure_conflicts, other_arm),
         ),
+        Enrolment: (_once(insert, tables.exposures),),
         Outcome: (_once(insert, tables.outcomes),),
         Feedback: (
             _once(insert, tables.feedback, not_(key_taken)),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.events.records import SCHEMA_VERSION, Event
+from experiments.events.records import SCHEMA_VERSION, Enrolment, Event, Exposure, Kept
 from experiments.events.schema import migrate, version_of
 
 _TABLES = frozenset(
@@ -39,6 +39,10 @@ DELETE FROM transcripts WHERE unrated_until < :now AND (
 """
 """`unrated_until` is never after `keep_until`, so its index finds all candidates."""
 
+_FIRST = """
+SELECT variant, probability, bucket FROM exposures WHERE experiment = ? AND version = ? AND unit = ?
+"""
+
 
 class ArmCount(NamedTuple):
     """Units exposed to a variant, counted once each."""
@@ -64,7 +68,9 @@ class EventStore:
         self._statements: dict[type[Event], tuple[str, ...]] = {}
         if read_only:
             address = f"{path.absolute().as_uri()}?mode=ro"
-            self._db = sqlite3.connect(address, uri=True, isolation_level=None)
+            self._db = sqlite3.connect(
+                address, uri=True, isolation_level=None, check_same_thread=False
+            )
             self._check_version()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +98,9 @@ class EventStore:
             place = int(last)
             for event in events:
                 place += 1
+                given = event.exposure if isinstance(event, Enrolment) else event
                 rows.setdefault(type(event), []).append(
-                    {name: getattr(event, name) for name in event.__slots__} | {"seq": place}
+                    {name: getattr(given, name) for name in given.__slots__} | {"seq": place}
                 )
             for record, statements in self._statements.items():
                 for statement in statements if record in rows else ():
@@ -129,6 +136,18 @@ class EventStore:
             (experiment, version),
         )
         return [ArmCount(variant, n) for variant, n in rows]
+
+    def kept(self, exposure: Exposure) -> Kept:
+        """Return the first exposure of a unit, which is stored.
+
+        Raises:
+            LookupError: If it is not, as where the experiment was pruned in between.
+        """
+        key = (exposure.experiment, exposure.version, exposure.unit)
+        row = self._db.execute(_FIRST, key).fetchone()
+        if row is None:
+            raise LookupError(f"no exposure of {key!r}")
+        return Kept(*row)
 
     def count(self, table: str) -> int:
         """Return the number of rows of a table."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from experiments.events.records import Event, Exposure, Feedback
+from experiments.events.records import Enrolment, Event, Exposure, Feedback, Kept
 from experiments.events.spool import Spool
 from serve_app.config import EventsConfig
 from serve_app.errors import EventsUnavailable
@@ -28,12 +28,22 @@ request two timeouts."""
 _MAX_PENDING = 20_000
 """Events waiting at most; above it outcomes are counted as lost, exposures refused."""
 
-Append = Callable[[Sequence[Event]], Awaitable[None]]
+Append = Callable[[Sequence[Event]], Awaitable[Sequence[Kept]]]
+"""Stores a batch; returns what is kept of every enrolment in it, in their order."""
 
 
 class _Pending(NamedTuple):
     event: Event
-    stored: "asyncio.Future[None] | None"
+    stored: "asyncio.Future[Kept | None] | None"
+
+
+class _Stored(NamedTuple):
+    """What became of a batch, by the identities of its events."""
+
+    lost: set[int]
+    """Those that are nowhere."""
+    kept: dict[int, Kept]
+    """What the store keeps of enrolments."""
 
 
 class EventClient:
@@ -66,6 +76,18 @@ class EventClient:
         """
         await self._wait_for([exposure])
 
+    async def enrol(self, exposure: Exposure) -> Kept | None:
+        """Return the unit's first exposure, this one if there was none, once it is durable.
+
+        Returns:
+            None if the store cannot say: the exposure is then where `expose` would have put it.
+
+        Raises:
+            EventsUnavailable: If durability is `strict` and the store cannot say.
+        """
+        (kept,) = await self._wait_for([Enrolment(exposure)])
+        return kept
+
     async def submit(self, votes: Sequence[Feedback]) -> None:
         """Return once all of a submission is durable, in the store or in the spool.
 
@@ -74,15 +96,15 @@ class EventClient:
         """
         await self._wait_for(votes)
 
-    async def _wait_for(self, events: Sequence[Event]) -> None:
+    async def _wait_for(self, events: Sequence[Event]) -> list[Kept | None]:
         if len(self._pending) >= _MAX_PENDING:
             raise EventsUnavailable("the event log is too far behind", None, 2.0)
         loop = asyncio.get_running_loop()
-        waiting: list[asyncio.Future[None]] = []
+        waiting: list[asyncio.Future[Kept | None]] = []
         for event in events:  # added in one go, so that one batch takes them all
             waiting.append(loop.create_future())
             self._add(_Pending(event, waiting[-1]))
-        await asyncio.gather(*waiting)
+        return await asyncio.gather(*waiting)
 
     def record(self, event: Event) -> None:
         """Store an event soon; the caller does not wait."""
@@ -112,26 +134,28 @@ class EventClient:
                             await self._urgent.wait()
                 self._urgent.clear()
                 batch, self._pending = self._pending, []
-                lost = await self._store([item.event for item in batch])
+                found = await self._store([item.event for item in batch])
                 for item in batch:
                     if item.stored is None or item.stored.done():
                         continue
-                    error = self._complaint(item.event) if id(item.event) in lost else None
+                    is_lost = id(item.event) in found.lost
+                    error = self._complaint(item.event) if is_lost else None
                     if error is None:
-                        item.stored.set_result(None)
+                        item.stored.set_result(found.kept.get(id(item.event)))
                     else:
                         item.stored.set_exception(error)
         finally:
             self._flushing = None
 
-    async def _store(self, events: Sequence[Event]) -> set[int]:
-        """Store events, or spool them; return the identities of those that are nowhere."""
+    async def _store(self, events: Sequence[Event]) -> _Stored:
+        """Store events, or spool them."""
+        enrolled = [id(event) for event in events if isinstance(event, Enrolment)]
         paused = time.monotonic() < self._paused_until
         for attempt in () if paused else (1, 2):
             try:
                 async with asyncio.timeout(self.config.commit_timeout_s):
-                    await self._append(events)
-                return set()
+                    kept = await self._append(events)
+                return _Stored(set(), dict(zip(enrolled, kept, strict=True)) if enrolled else {})
             except Exception as error:  # actor death, full disk, timeouts: all end in the spool
                 logger.warning(
                     "events not stored",
@@ -150,13 +174,13 @@ class EventClient:
                 lost += spooled
         # What is refused was never acknowledged, and is not lost.
         self._metrics.events_lost.inc(sum(self._complaint(event) is None for event in lost))
-        return {id(event) for event in lost}
+        return _Stored({id(event) for event in lost}, {})
 
     def _belongs_in_spool(self, event: Event) -> bool:
         """Whether an event that the store does not take goes to the spool."""
         if isinstance(event, Feedback):
             return True
-        if isinstance(event, Exposure):
+        if isinstance(event, Exposure | Enrolment):
             return self.config.durability == "spool"
         return self.config.durability != "best_effort"
 
@@ -164,6 +188,6 @@ class EventClient:
         """Return what its caller is told when an event is stored nowhere; None for nothing."""
         if isinstance(event, Feedback):
             return EventsUnavailable("the feedback could not be stored; send it again", None, 2.0)
-        if isinstance(event, Exposure) and self.config.durability == "strict":
+        if isinstance(event, Exposure | Enrolment) and self.config.durability == "strict":
             return EventsUnavailable("the exposure could not be recorded", None, 2.0)
         return None

@@ -5,13 +5,14 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.events.group_commit import GroupCommitWriter
-from experiments.events.records import Event
+from experiments.events.records import Enrolment, Event, Exposure, Kept
 from experiments.events.spool import drain
 from experiments.events.store import EventStore
 from serve_app.events.shipper import ShipperProcess
@@ -41,6 +42,8 @@ class EventWriter:
         configure_logging("events")
         self._spool = spool_path(Path(home))
         self._writer = GroupCommitWriter(EventStore(store_path(Path(home))))
+        self._reader = EventStore(store_path(Path(home)), read_only=True)
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="event-reader")
         self._shipper = ShipperProcess(store_path(Path(home)))
         self._stop = threading.Event()
         threading.Thread(target=self._drain_forever, name="spool-drain", daemon=True).start()
@@ -51,9 +54,21 @@ class EventWriter:
             daemon=True,
         ).start()
 
-    async def append(self, events: Sequence[Event]) -> None:
-        """Store events; those already stored change nothing."""
+    async def append(self, events: Sequence[Event]) -> Sequence[Kept]:
+        """Store events; those already stored change nothing.
+
+        Returns:
+            For every enrolment among them, in their order, what the log keeps of the unit. A first
+            exposure never changes, so what is read after the commit holds whatever comes later.
+        """
         await asyncio.wrap_future(self._writer.submit(events))
+        asked = [event.exposure for event in events if isinstance(event, Enrolment)]
+        if not asked:
+            return ()
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._kept, asked)
+
+    def _kept(self, asked: Sequence[Exposure]) -> list[Kept]:
+        return [self._reader.kept(exposure) for exposure in asked]
 
     async def ship_to(self, url: str | None) -> None:
         """Ship this node's events to a central database; None ships nothing."""

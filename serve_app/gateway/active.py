@@ -9,6 +9,7 @@ from serve_app.gateway.inference_ids import InferenceIds
 from serve_app.gateway.policy import Policy
 from serve_app.gateway.service import Service
 from serve_app.gateway.shadow import ShadowTraffic
+from serve_app.gateway.sticky import StickyUnits
 from serve_app.gateway.variants import VariantClient
 
 
@@ -18,6 +19,7 @@ class Active:
 
     config: GatewayConfig
     policy: Policy
+    sticky: StickyUnits
     variants: dict[str, VariantClient]
     service: Service
     shadow: ShadowTraffic

@@ -152,7 +152,7 @@ class Generator:
 
     async def _expose(self, job: Job, identity: ModelIdentity | None, *, cached: bool) -> None:
         decision = job.decision
-        if decision.exposure != "enrolled":
+        if decision.exposure != "enrolled" or decision.exposed:
             return
         assert decision.experiment is not None  # noqa: S101 (enrolled means all four are set)
         assert decision.version is not None  # noqa: S101

@@ -33,6 +33,10 @@ class Decision:
     assignment: Assignment | None = None
     reason: Reason | None = None
     """Why the unit got it, where an experiment had a say."""
+    sticky: bool = False
+    """Whether the split moves, so that a unit which was there before keeps what it got then."""
+    exposed: bool = False
+    """Whether the exposure is in the log already."""
 
 
 class Policy:
@@ -43,6 +47,9 @@ class Policy:
         self._candidates: dict[str, list[Rules]] = {
             name: [config.rules[experiment] for experiment in model.candidates]
             for name, model in config.models.items()
+        }
+        self._adaptive = {
+            name for name, one in config.experiments.items() if one.adaptive is not None
         }
 
     @property
@@ -104,6 +111,7 @@ class Policy:
             unit=unit.id,
             assignment=placement.assignment,
             reason=placement.reason,
+            sticky=exposure == "enrolled" and experiment in self._adaptive,
         )
 
     def _known(self) -> str:

@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from experiments.events.feedback_keys import stored_key
 from experiments.events.lag import lags
-from experiments.events.records import Event
+from experiments.events.records import Event, Kept
 from experiments.events.spool import Spool
 from serve_app.config import GatewayConfig, RetryConfig, parse_gateway_config
 from serve_app.errors import ConfigError, RequestError
@@ -38,6 +38,7 @@ from serve_app.gateway.retry import RetryBudget
 from serve_app.gateway.routes import build_api
 from serve_app.gateway.service import Service
 from serve_app.gateway.shadow import ShadowTraffic
+from serve_app.gateway.sticky import StickyUnits
 from serve_app.gateway.variants import VariantClient
 from serve_app.telemetry.logs import carril_home, configure_logging
 from serve_app.telemetry.merge import Family, relabel, render, snapshot
@@ -197,6 +198,7 @@ class GatewayReplica:
         return Active(
             config=config,
             policy=Policy(config),
+            sticky=previous.sticky if previous else StickyUnits(self._events, self._metrics),
             variants=variants,
             service=Service(
                 generator,
@@ -258,9 +260,10 @@ class GatewayReplica:
             )
         return ResponseCache(config.cache, self._redis)
 
-    async def _append(self, events: Sequence[Event]) -> None:
+    async def _append(self, events: Sequence[Event]) -> Sequence[Kept]:
         try:
-            await self._writer.append.remote(list(events))
+            kept: Sequence[Kept] = await self._writer.append.remote(list(events))
+            return kept
         except RayError:
             self._writer = get_writer(self._home)
             raise

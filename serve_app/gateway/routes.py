@@ -168,6 +168,7 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
 async def _answer(
     active: Active, prepared: Prepared, inbound: Inbound, request: Request
 ) -> Response:
+    prepared = await active.sticky.settle(prepared, inbound, active.config, active.variants)
     exchange = Exchange(
         prepared=prepared,
         inbound=inbound,

@@ -7,6 +7,7 @@ error codes, cache states. Each process has a registry of its own; `merge` joins
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 from prometheus_client import (
@@ -27,6 +28,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 DURATION_MS_BUCKETS = (50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000)
 """The 11 buckets of `okla_llm_response_duration_ms`."""
 TTFT_S_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+WAKE_S_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_S_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 
 
@@ -132,6 +134,14 @@ class GatewayMetrics:
             ("served_model", "reason"),
             registry=r,
         )
+        self.sticky = Counter(
+            "carril_sticky",
+            "Requests of adaptive experiments by where the variant came from: assigned (new, or as "
+            "the split of now has it), kept (the split of now has another), unknown (the store "
+            "could not say), removed (the kept one has left the experiment).",
+            ("experiment", "result"),
+            registry=r,
+        )
         self.shadow = Counter(
             "carril_shadow_requests",
             "Copies for a shadow by result: sent, answered, failed, dropped.",
@@ -223,6 +233,23 @@ class ModelMetrics:
             "1 if the wanted configuration serves, 0 while another one does.",
             registry=r,
         )
+        self.idle = Gauge(
+            "carril_model_idle", "1 while the model is unloaded for want of requests.", registry=r
+        )
+        self.unloads = Counter(
+            "carril_model_unloads", "Models unloaded for want of requests.", registry=r
+        )
+        self.wake_s = Histogram(
+            "carril_model_wake_seconds",
+            "Seconds that requests waited for an unloaded model.",
+            buckets=WAKE_S_BUCKETS,
+            registry=r,
+        )
+        self.service_s = Gauge(
+            "carril_engine_service_seconds",
+            "Seconds that a request held a slot, over about the last minute.",
+            registry=r,
+        )
         self.running = Gauge("carril_engine_running", "Requests being decoded.", registry=r)
         self.waiting = Gauge("carril_engine_waiting", "Requests waiting for a slot.", registry=r)
         self.kv_used = Gauge("carril_engine_kv_tokens", "KV cells in use.", registry=r)
@@ -245,10 +272,17 @@ class ModelMetrics:
         self.heartbeat_age.set(heartbeat_age_s)
         self._engine.stats = stats
 
+    def idle_engine(self) -> EngineStats:
+        """Return the last counters with nothing in progress, for a replica without a model."""
+        return replace(
+            self._engine.stats, running=0, waiting=0, kv_tokens_used=0, kv_tokens_capacity=0
+        )
+
     def set_state(self, state: ModelState) -> None:
         """Copy the state that `/readyz` shows."""
         identity = state.identity
-        self.loaded.set(1 if identity else 0)
+        self.loaded.set(1 if state.state == "ready" else 0)
+        self.idle.set(1 if state.state == "idle" else 0)
         self.wanted_served.set(
             1 if identity and identity.config_hash == state.config_hash and not state.error else 0
         )

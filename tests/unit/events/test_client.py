@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.events.records import Event, Exposure
+from experiments.events.records import Enrolment, Event, Exposure, Kept
 from experiments.events.spool import Spool, drain
 from serve_app.config import EventsConfig
 from serve_app.errors import EventsUnavailable
@@ -24,12 +24,17 @@ class Writer:
         self.error: Exception | None = None
         self.open = asyncio.Event()
         self.open.set()
+        self.answers_enrolments = True
 
-    async def append(self, events: Sequence[Event]) -> None:
+    async def append(self, events: Sequence[Event]) -> Sequence[Kept]:
         await self.open.wait()
         if self.error is not None:
             raise self.error
         self.batches.append(list(events))
+        if not self.answers_enrolments:
+            return ()
+        enrolled = [event.exposure for event in events if isinstance(event, Enrolment)]
+        return [Kept(e.variant, e.probability, e.bucket) for e in enrolled]
 
     @property
     def events(self) -> list[Event]:
@@ -114,15 +119,26 @@ async def test_one_failure_of_the_writer_is_tried_again(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     calls = []
 
-    async def once_broken(events: Sequence[Event]) -> None:
+    async def once_broken(events: Sequence[Event]) -> Sequence[Kept]:
         calls.append(events)
         if len(calls) == 1:
             raise OSError("restarting")
+        return ()
 
     client = EventClient(once_broken, Spool(tmp_path, "test"), EventsConfig(), bench.metrics)
     await client.expose(exposure("u1"))
     assert len(calls) == 2
     assert bench.spooled() == []
+
+
+async def test_enrol_returns_what_is_kept_or_none_where_the_writer_cannot_say(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    assert await bench.client.enrol(exposure("u1")) == Kept("stable", 0.9, 5000)
+    bench.writer.answers_enrolments = False  # a writer from before there were any
+    assert await bench.client.enrol(exposure("u2")) is None
+    assert bench.spooled() == [exposure("u2")]
 
 
 async def test_strict_refuses_exposures_but_keeps_outcomes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.events.records import Enrolment, Event, Kept
 from experiments.events.spool import Spool
 from experiments.events.store import EventStore
 from serve_app.events.writer import EventWriter, spool_path, store_path
@@ -49,6 +50,34 @@ async def test_spooled_events_are_collected_while_others_arrive(
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     assert count(tmp_path) == 40
+
+
+async def test_an_enrolment_is_answered_with_what_the_unit_was_given_first(
+    writer: EventWriter, tmp_path: Path
+) -> None:
+    first, later = exposure("u1"), exposure("u1", variant="candidate", probability=0.1, bucket=1)
+    second = Enrolment(exposure("u2", bucket=7))
+    asked: list[Event] = [Enrolment(first), exposure("other"), second]
+    assert await writer.append(asked) == [Kept("stable", 0.9, 5000), Kept("stable", 0.9, 7)]
+    assert await writer.append([Enrolment(later)] * 2) == [Kept("stable", 0.9, 5000)] * 2
+    assert (count(tmp_path), count(tmp_path, "exposure_conflicts")) == (3, 0)
+    assert await writer.append([later]) == ()
+    assert count(tmp_path, "exposure_conflicts") == 1
+
+
+async def test_writers_and_gateways_that_race_for_a_unit_agree(
+    writer: EventWriter, tmp_path: Path
+) -> None:
+    arms = ("stable", "candidate")
+    answers = await asyncio.gather(
+        *(
+            writer.append([Enrolment(exposure(f"u{n % 20}", variant=arms[n % 7 % 2]))])
+            for n in range(200)
+        )
+    )
+    seen = {(n % 20, kept.variant) for n, (kept,) in enumerate(answers)}
+    assert len(seen) == 20
+    assert (count(tmp_path), count(tmp_path, "exposure_conflicts")) == (20, 0)
 
 
 async def test_cancelled_append_does_not_stop_the_writer(

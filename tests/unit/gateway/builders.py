@@ -9,7 +9,14 @@ from typing import Any
 import httpx
 
 from experiments.events.feedback_keys import StoredKey
-from experiments.events.records import Event, Exposure, Feedback, Outcome
+from experiments.events.records import (
+    Enrolment,
+    Event,
+    Exposure,
+    Feedback,
+    Kept,
+    Outcome,
+)
 from experiments.events.spool import Spool
 from serve_app.config import (
     GatewayConfig,
@@ -36,6 +43,7 @@ from serve_app.gateway.retry import RetryBudget
 from serve_app.gateway.routes import build_api
 from serve_app.gateway.service import Service
 from serve_app.gateway.shadow import ShadowTraffic
+from serve_app.gateway.sticky import StickyUnits
 from serve_app.gateway.variants import VariantClient
 from serve_app.model.calls import ModelCall, ModelIdentity, ModelState, ReplyBatch
 from serve_app.telemetry.merge import render, snapshot
@@ -179,6 +187,7 @@ class Gateway:
         self.active: Active | None = Active(
             config=config,
             policy=Policy(config),
+            sticky=StickyUnits(self.events, self.metrics),
             variants=dict(self.variants),
             service=Service(
                 self.generator,
@@ -194,11 +203,24 @@ class Gateway:
         )
         self.api = build_api(self)
 
-    async def _append(self, events: Sequence[Event]) -> None:
+    async def _append(self, events: Sequence[Event]) -> Sequence[Kept]:
         await asyncio.sleep(0)
         if self.refuse_events:
             raise OSError("the disk is gone")
-        self.stored.extend(events)
+        self.stored.extend(event for event in events if not isinstance(event, Enrolment))
+        return [self._first(event.exposure) for event in events if isinstance(event, Enrolment)]
+
+    def _first(self, exposure: Exposure) -> Kept:
+        """Keep the first exposure of a unit, as the store does."""
+        for known in self.exposures():
+            if (known.experiment, known.version, known.unit) == (
+                exposure.experiment,
+                exposure.version,
+                exposure.unit,
+            ):
+                return Kept(known.variant, known.probability, known.bucket)
+        self.stored.append(exposure)
+        return Kept(exposure.variant, exposure.probability, exposure.bucket)
 
     def _stored_key(self, idempotency: str) -> StoredKey | None:
         for vote in self.votes():
