@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.autoscaling import most_replicas
 from cluster.gguf_header import HeaderError, read_shape
 from cluster.validate import ServeConfig
 from serve_app.config import ModelConfig
@@ -75,8 +76,4 @@ def gib(size_bytes: int) -> str:
 
 
 def _replica_count(raw: Mapping[str, Any], app: str) -> int:
-    for item in raw["applications"]:
-        if item["name"] == app:
-            counts = [d.get("num_replicas", 1) for d in item.get("deployments") or []]
-            return max((count for count in counts if isinstance(count, int)), default=1)
-    return 1
+    return next((most_replicas(item) for item in raw["applications"] if item["name"] == app), 1)

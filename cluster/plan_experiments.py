@@ -107,7 +107,9 @@ def consequences(old: Config, new: Config) -> Consequences:
             found, notes = _split_changes(old_gateway, new_gateway)
             moves += found
             warnings += notes
-        if old_model is not None and new_model is not None and old_model != new_model:
+        if old_model is None or new_model is None:
+            continue
+        if old_model.load_hash != new_model.load_hash:
             reloads.append(Reload(app=app["name"], reason=_reload_reason(old_model, new_model)))
     return Consequences(moves=tuple(moves), reloads=tuple(reloads), warnings=tuple(warnings))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from cluster.validate import ServeConfig
 
+_SERVING = ("ready", "idle", "waking")
+"""States of a replica that takes requests; one that sleeps has loaded its model before."""
 _INVALID = "invalid"
 """Reported as the config hash of a replica that refused its user_config."""
 
@@ -86,7 +88,7 @@ def _judge_readyz(config: ServeConfig, readyz: Mapping[str, Any]) -> Verdict:
                     return Verdict(failure=_refused(f"application {target.app!r}", replica))
                 if replica.get("config") != expected[target.app]:
                     waiting.append(f"{target.app}: old config")
-                elif replica.get("state") != "ready":
+                elif replica.get("state") not in _SERVING:
                     waiting.append(f"{target.app}: {replica.get('state')}")
     done = not waiting and readyz.get("status") == "ready"
     if not done and not waiting:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.autoscaling import autoscaling_faults
 from cluster.plan_experiments import (
     GATEWAY_IMPORT_PATH,
     MODEL_IMPORT_PATH,
@@ -81,6 +82,7 @@ def load_serve_config(path: Path) -> ServeConfig:
             gateways[app["name"]] = gateway
         elif model is not None:
             models[app["name"]] = model
+            faults += autoscaling_faults(app)
         elif app.get("import_path") in (GATEWAY_IMPORT_PATH, MODEL_IMPORT_PATH):
             faults.append(f"application {app['name']!r} has no deployment with a user_config")
     if not faults:

@@ -513,15 +513,17 @@ class ModelFileConfig(StrictModel):
     """A model file and what it must contain."""
 
     path: str
-    """File, absolute or relative to the directory that carril was started in."""
+    """GGUF file, for vllm a Hugging Face folder; absolute or relative to the directory that carril
+    was started in."""
     sha256: Sha256
-    """The file is opened only after its content has this hash."""
+    """It is opened only after its content has this hash. For a folder that is the hash of its list
+    of files, as `carril models hash FOLDER` prints it."""
 
     @field_validator("path")
     @classmethod
-    def _gguf(cls, path: str) -> str:
-        if "\x00" in path or PurePosixPath(path).suffix not in {".gguf", ""}:
-            raise ValueError(f"{path!r} is no .gguf file (or a Hugging Face directory for vllm)")
+    def _no_nul(cls, path: str) -> str:
+        if "\x00" in path:
+            raise ValueError(f"{path!r} has a NUL character")
         return path
 
 
@@ -558,6 +560,63 @@ class LlamaCppOptions(StrictModel):
     """Reuse the KV of a prompt's start, the system prompt above all."""
 
 
+class IdleConfig(StrictModel):
+    """Freeing the memory of a model that nobody asks."""
+
+    unload_after_s: float | None = Field(default=None, gt=0)
+    """Seconds without a request after which the weights are freed; the process stays. None never
+    unloads."""
+    wake_timeout_s: float = Field(default=30, gt=0)
+    """Longest that a request waits for an unloaded model to come back; after it 503 with
+    `Retry-After`, while loading goes on."""
+
+
+class ScalingConfig(StrictModel):
+    """When replicas are added and removed.
+
+    Of use only where the deployment's `autoscaling_config` names the policy
+    `serve_app.model.scaling_policy:scale`; bounds and delays stand there.
+    """
+
+    target_wait_s: float = Field(default=5, gt=0)
+    """Replicas are added when a new request would wait longer than this for a slot ..."""
+    kv_high: float = Field(default=0.9, gt=0, le=1)
+    """... or when running requests fill more than this share of the KV memory."""
+    low_rate: float = Field(default=0.6, gt=0, lt=1)
+    """Replicas are removed while those that stay would have at most this share of their slots, and
+    of their KV memory, in use."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.low_rate >= self.kv_high:
+            raise ValueError(
+                f"low_rate {self.low_rate:g} is not below kv_high {self.kv_high:g}: replicas would "
+                "come and go"
+            )
+        return self
+
+
+class VllmOptions(StrictModel):
+    """Options of the vLLM engine. `n_ctx` and `n_slots` are its `max_model_len` and
+    `max_num_seqs`."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """In what it computes; `auto` is the folder's own type, and a half for float32."""
+    quantization: Literal["fp8", "awq", "gptq", "compressed-tensors", "bitsandbytes"] | None = None
+    """None is what the folder's `config.json` says."""
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64)
+    """GPUs that share one replica's weights; give its actor as many."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of each GPU's memory for weights and KV."""
+    kv_cache_mib: int | None = Field(default=None, ge=1)
+    """Memory for KV. None is what the GPUs have left; without a GPU, what `n_slots` + 1 requests of
+    `n_ctx` tokens need, 2 GiB at most."""
+    enforce_eager: bool = False
+    """Do not compile the network: starts in seconds instead of minutes, answers more slowly."""
+    prefix_cache: bool = True
+    """Reuse the KV of a prompt's start, the system prompt above all."""
+
+
 class ModelConfig(StrictModel):
     """`user_config` of a model application."""
 
@@ -579,6 +638,11 @@ class ModelConfig(StrictModel):
     """Seconds that requests on a replaced model may still take."""
     warmup: bool = True
     """Answer one request before taking traffic."""
+    load_timeout_s: float = Field(default=600, gt=0)
+    """Longest that loading and warming up may take; after it the model is reported as failed. One
+    that comes later still serves."""
+    idle: IdleConfig = IdleConfig()
+    scaling: ScalingConfig = ScalingConfig()
     echo: EchoOptions = EchoOptions()
     llama_cpp: LlamaCppOptions = LlamaCppOptions()
     tracing: TracingConfig = TracingConfig()
@@ -589,9 +653,22 @@ class ModelConfig(StrictModel):
     def _engine_needs(self) -> Self:
         if self.engine != "echo" and self.model is None:
             raise ValueError(f"engine {self.engine!r} needs 'model: {{path, sha256}}'")
-        if self.engine_options and self.engine != "vllm":
-            raise ValueError(f"engine_options are for vllm, not for {self.engine!r}")
+        if self.model is not None:
+            suffix = PurePosixPath(self.model.path).suffix
+            if self.engine == "vllm" and suffix == ".gguf":
+                raise ValueError(
+                    f"model.path: {self.model.path!r} is a .gguf file; vllm takes a Hugging Face "
+                    "folder, which `carril models unpack` makes of a file of ours"
+                )
+            if self.engine != "vllm" and suffix not in {".gguf", ""}:
+                raise ValueError(f"model.path: {self.model.path!r} is no .gguf file")
         return self
+
+    @cached_property
+    def load_hash(self) -> str:
+        """Hash of what a loaded model depends on: where two are equal, nothing is loaded anew."""
+        operation = {name: type(self).model_fields[name].default for name in _OPERATION}
+        return content_hash(self.model_copy(update=operation))
 
 
 def parse_gateway_config(raw: object) -> GatewayConfig:
@@ -635,6 +712,8 @@ def load_yaml(text: str) -> object:
         raise ConfigError(f"not valid YAML: {error}") from error
 
 
+_OPERATION = ("load_timeout_s", "idle", "scaling")
+"""Fields of a model's configuration that take effect on the model that is loaded already."""
 _M = TypeVar("_M", bound=StrictModel)
 _YAML_MERGE = "tag:yaml.org,2002:merge"
 _SECRET_URLS = (("redis_url",), ("ship_to",), ("endpoint",))

@@ -205,6 +205,14 @@ class ModelNotReady(ServerError):
     code = "model_loading"
 
 
+class ModelWaking(ServerError):
+    """The variant's model was unloaded while nobody asked, and is not back in time."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "model_waking"
+
+
 class ReplicaLost(ServerError):
     """The replica died, and the request could not be repeated elsewhere."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from serve_app.gateway.variants import VariantClient
-from serve_app.model.calls import ModelState
+from serve_app.model.calls import ModelState, ReplicaState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,8 @@ class GatewayReport:
 
 
 Status = Literal["ready", "degraded", "not_ready"]
+_ANSWERING: tuple[ReplicaState, ...] = ("ready", "waking", "idle")
+"""States in which a replica takes requests, best first."""
 
 
 def readiness_body(
@@ -45,6 +47,7 @@ def readiness_body(
         "variants": {
             variant.name: {
                 "app": variant.app,
+                "state": _variant_state(variant.states),
                 "replicas": [_replica(state) for state in variant.states],
             }
             for variant in variants
@@ -55,15 +58,21 @@ def readiness_body(
 def _status(
     gateways: Sequence[GatewayReport], variants: Sequence[VariantClient], spare: Collection[str]
 ) -> Status:
-    dead = {v.name for v in variants if all(state.state != "ready" for state in v.states)}
+    dead = {v.name for v in variants if _variant_state(v.states) == "not_ready"}
     if not variants or dead - set(spare):
         return "not_ready"
     troubled = (
         bool(dead)
         or any(gateway.error for gateway in gateways)
-        or any(state.error or state.state != "ready" for v in variants for state in v.states)
+        or any(state.error or state.state not in _ANSWERING for v in variants for state in v.states)
     )
     return "degraded" if troubled else "ready"
+
+
+def _variant_state(states: Sequence[ModelState]) -> str:
+    """Return the best that a variant's replicas offer: one that sleeps wakes for a request."""
+    found = {state.state for state in states}
+    return next((state for state in _ANSWERING if state in found), "not_ready")
 
 
 def _replica(state: ModelState) -> dict[str, Any]:

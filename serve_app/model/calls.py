@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serve_app.engines.protocol import GenerationChunk, GenerationRequest
+from serve_app.telemetry.trace_context import TraceContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,8 @@ class ModelCall:
     request: GenerationRequest
     flight_key: str | None = None
     """Identical calls in progress share one generation; None never shares."""
+    trace: TraceContext | None = None
+    """What the caller is doing for whom: the parent of the replica's span."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +59,18 @@ class ReplyBatch:
     """How often the gateway repeated the call before this reply; the replica leaves it 0."""
 
 
+ReplicaState = Literal["loading", "ready", "failed", "idle", "waking"]
+"""`idle`: unloaded for want of requests, loaded again by the next one, which is `waking`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
     """A model replica as `/readyz` shows it."""
 
     replica: str
-    state: Literal["loading", "ready", "failed"]
+    state: ReplicaState
     identity: ModelIdentity | None
+    """What serves; of an idle replica, what will serve once somebody asks."""
     config_hash: str
     """Configuration that is wanted; `identity.config_hash` is the one that serves."""
     error: str | None

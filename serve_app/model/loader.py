@@ -51,7 +51,9 @@ async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
             "duration_s": round(time.monotonic() - started, 3),
         },
     )
-    return LoadedModel(engine, identity, profile, config.heartbeat_timeout_s)
+    return LoadedModel(
+        engine, identity, profile, config.heartbeat_timeout_s, load_hash=config.load_hash
+    )
 
 
 async def _in_thread(config: ModelConfig) -> tuple[Profile, VerifiedFile | None, Engine]:
@@ -101,7 +103,7 @@ def _identity(
     replica: str,
 ) -> ModelIdentity:
     info = engine.info
-    sha256 = file.sha256 if file else content_hash(config)
+    sha256 = file.sha256 if file else config.load_hash
     parts = (
         sha256,
         info.engine,

@@ -1,20 +1,20 @@
 """The Serve deployment around one variant's model."""
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from ray import serve
 
-from serve_app.config import ModelConfig, content_hash, parse_model_config
-from serve_app.engines.protocol import GenerationChunk, GenerationRequest, Message
-from serve_app.errors import ConfigError, EngineFailed, RequestError
+from serve_app.engines.protocol import EngineStats, GenerationChunk, GenerationRequest, Message
+from serve_app.errors import EngineFailed, RequestError
+from serve_app.model.autoscaling import ServiceClock
 from serve_app.model.calls import ModelCall, ModelState, ReplyBatch
-from serve_app.model.loader import load_model
+from serve_app.model.keeper import ModelKeeper
 from serve_app.model.profile import Profile
-from serve_app.model.slot import LoadedModel, ModelSlot
+from serve_app.model.slot import LoadedModel
 from serve_app.singleflight import FlightTable
 from serve_app.telemetry.logs import configure_logging
 from serve_app.telemetry.merge import Family, snapshot
@@ -22,8 +22,6 @@ from serve_app.telemetry.metrics import ModelMetrics
 
 logger = logging.getLogger(__name__)
 
-_RETRY_S = 15.0
-"""Pause before a failed load is tried again: the file may be put right without a deploy."""
 _LINGER_S = 2.0
 """Seconds that an answer can still be joined after its end, by callers without a common cache."""
 
@@ -41,38 +39,15 @@ class ModelReplica:
         self._app = context.app_name
         configure_logging(f"{self._app}-{self._replica}")
         self._metrics = ModelMetrics()
-        self._slot = ModelSlot()
+        self._keeper = ModelKeeper(self._app, self._replica, self._metrics)
         self._flights: FlightTable[ReplyBatch] = FlightTable(linger_s=_LINGER_S)
-        self._wanted_hash = ""
-        self._refusal: str | None = None
-        """Why the newest configuration was not taken."""
-        self._error: str | None = None
-        """Why the newest one that was taken does not serve."""
-        self._loading: asyncio.Task[None] | None = None
+        self._clock = ServiceClock()
+        self._calls = 0
+        """Calls that the engine holds, in a slot or waiting."""
 
     async def reconfigure(self, raw: object) -> None:
-        """Take a new configuration; load it beside the old one if it names another model.
-
-        The first load is awaited, so that a new replica takes no traffic before it can answer.
-        """
-        try:
-            config = parse_model_config(raw, app=self._app)
-        except ConfigError as error:
-            self._metrics.config_refused.inc()
-            self._refusal = str(error)
-            self._wanted_hash = "invalid"
-            logger.error("configuration refused", extra={"app": self._app, "reason": str(error)})
-            return
-        if self._loading is not None:
-            self._loading.cancel()
-        self._wanted_hash = content_hash(config)[:12]
-        self._refusal = self._error = None
-        current = self._slot.current
-        if current is not None and current.identity.config_hash == self._wanted_hash:
-            return
-        self._loading = asyncio.create_task(self._load(config))
-        if current is None:
-            await asyncio.wait([self._loading], return_when=asyncio.FIRST_COMPLETED)
+        """Take a new configuration; see `ModelKeeper.want`."""
+        await self._keeper.want(raw)
 
     async def generate(self, call: ModelCall) -> ReplyBatch:
         """Answer a call in one piece."""
@@ -94,78 +69,66 @@ class ModelReplica:
 
     async def state(self) -> ModelState:
         """Describe the replica for `/readyz`."""
-        current = self._slot.current
-        error = self._refusal or self._error
-        return ModelState(
-            replica=self._replica,
-            state="ready" if current else "failed" if error else "loading",
-            identity=current.identity if current else None,
-            config_hash=self._wanted_hash,
-            error=error,
-        )
+        return self._keeper.state()
 
     async def metrics(self) -> list[Family]:
         """Return this replica's series."""
-        state = await self.state()
-        self._metrics.set_state(state)
-        current = self._slot.current
-        if current is not None:
-            self._metrics.set_engine(
-                current.engine.stats(), current.engine.health().heartbeat_age_s
-            )
+        self._metrics.set_state(self._keeper.state())
+        current = self._keeper.slot.current
+        # A model that sleeps has no requests and no memory; its counters stay.
+        stats = current.engine.stats() if current else self._metrics.idle_engine()
+        health = current.engine.health() if current else None
+        self._metrics.set_engine(stats, health.heartbeat_age_s if health else 0.0)
+        self._observe()
+        self._metrics.service_s.set(self._clock.service_s)
         return snapshot(self._metrics.registry, {"replica": self._replica})
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load for `scaling_policy`; Serve asks where autoscaling is configured."""
+        config = self._keeper.config
+        if config is None:
+            return {}
+        self._observe()
+        current = self._keeper.slot.current
+        stats = current.engine.stats() if current else EngineStats()
+        return {
+            "running": float(stats.running),
+            "waiting": float(stats.waiting),
+            "slots": float(config.n_slots),
+            "kv_used": float(stats.kv_tokens_used),
+            "kv_capacity": float(stats.kv_tokens_capacity),
+            "service_s": self._clock.service_s,
+            **config.scaling.model_dump(),
+        }
 
     async def check_health(self) -> None:
         """Fail if an engine is dead or hangs; Serve then replaces the replica."""
-        for model in self._slot.loaded:
+        for model in self._keeper.slot.loaded:
             health = model.engine.health()
             if not health.alive:
                 raise RuntimeError(f"engine dead: {health.reason}")
             if health.heartbeat_age_s > model.heartbeat_timeout_s:
                 raise RuntimeError(f"engine hangs: no step for {health.heartbeat_age_s:.0f} s")
 
-    async def _load(self, config: ModelConfig) -> None:
-        """Load, swap and drain; after a failure try again until another configuration comes."""
-        while True:
-            try:
-                model = await load_model(config, replica=self._replica)
-                break
-            except (ConfigError, RequestError) as error:
-                self._error = str(error)
-            except Exception as error:  # a native loader may raise anything; the old model serves
-                self._error = f"loading failed: {error}"
-                logger.exception("loading failed", extra={"app": self._app})
-            self._metrics.load_failures.inc()
-            logger.error("model not loaded", extra={"app": self._app, "reason": self._error})
-            if self._slot.current is None:
-                # Let `reconfigure` return: the replica comes up, says why it is not ready, and
-                # keeps trying.
-                self._loading = asyncio.create_task(self._load_later(config))
-                return
-            await asyncio.sleep(_RETRY_S)
-        self._error = None
-        self._metrics.swaps.inc()
-        # Not awaited by cancellation: a newer configuration must not stop the draining half-way.
-        await asyncio.shield(
-            asyncio.ensure_future(self._slot.swap(model, drain_timeout_s=config.drain_timeout_s))
-        )
-
-    async def _load_later(self, config: ModelConfig) -> None:
-        await asyncio.sleep(_RETRY_S)
-        await self._load(config)
+    def _observe(self, *, departed: int = 0) -> None:
+        """Tell the clock how many requests hold a slot."""
+        config = self._keeper.config
+        # Not the engine's own count: it lags behind by the moment in which a free slot is taken.
+        running = min(self._calls, config.n_slots) if config else 0
+        self._clock.observe(time.monotonic(), running, departed=departed)
 
     async def _batches(self, call: ModelCall) -> AsyncGenerator[ReplyBatch, None]:
-        current = self._slot.current
+        identity = self._keeper.identity
         key = None
-        if call.flight_key is not None and current is not None:
-            key = f"{current.identity.fingerprint}:{call.flight_key}"
+        if call.flight_key is not None and identity is not None:
+            key = f"{identity.fingerprint}:{call.flight_key}"
         stream, joined = self._flights.board(key, lambda: self._generate(call))
         async with aclosing(stream) as batches:
             async for batch in batches:
                 yield replace(batch, joined=joined) if batch.identity else batch
 
     async def _generate(self, call: ModelCall) -> AsyncGenerator[ReplyBatch, None]:
-        with self._slot.use() as model:
+        async with self._keeper.use() as model, self._counted():
             request = _apply_profile(call, model.profile)
             identity = model.identity
             first = True
@@ -173,6 +136,17 @@ class ModelReplica:
                 async for chunk in chunks:
                     yield ReplyBatch(chunks=(chunk,), identity=identity if first else None)
                     first = False
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """Count a call as one that needs a slot."""
+        self._calls += 1
+        self._observe()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._observe(departed=1)
 
 
 async def _stream(

@@ -22,6 +22,8 @@ class LoadedModel:
     identity: ModelIdentity
     profile: Profile
     heartbeat_timeout_s: float
+    load_hash: str = ""
+    """Hash of the configuration that it was loaded by, as far as loading goes by it."""
     users: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -90,6 +90,16 @@ def test_new_weights_reload_no_model() -> None:
     assert result.reloads == ()
 
 
+def test_limits_of_sleep_and_scaling_reload_no_model() -> None:
+    before, after = (serve_config({"stable": 90, "candidate": 10}) for _ in range(2))
+    after["applications"][1]["deployments"][0]["user_config"] |= {
+        "idle": {"unload_after_s": 60},
+        "scaling": {"target_wait_s": 1},
+        "load_timeout_s": 30,
+    }
+    assert consequences(before, after).reloads == ()
+
+
 def with_experiment(**changes: Any) -> Config:
     config = serve_config({"stable": 50, "candidate": 50})
     gateway = config["applications"][0]["deployments"][0]["user_config"]

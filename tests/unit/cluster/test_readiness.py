@@ -65,6 +65,11 @@ def test_it_is_done_when_every_replica_runs_the_config() -> None:
     assert judge(CONFIG, details(), readyz()).done
 
 
+@pytest.mark.parametrize("state", ["idle", "waking"])
+def test_replica_that_sleeps_runs_the_config(state: str) -> None:
+    assert judge(CONFIG, details(), changed(state=state)).done
+
+
 @pytest.mark.parametrize(
     ("body", "waiting"),
     [

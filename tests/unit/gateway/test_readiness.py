@@ -46,6 +46,8 @@ FAILED = model("failed", "hash differs", serves=False)
         pytest.param([gateway()], [variant(LOADING)], "not_ready", id="loading"),
         pytest.param([gateway()], [variant(FAILED)], "not_ready", id="failed"),
         pytest.param([gateway()], [variant(model(), LOADING)], "degraded", id="one of two loads"),
+        pytest.param([gateway()], [variant(model("idle"))], "ready", id="asleep"),
+        pytest.param([gateway()], [variant(model("waking"), model("idle"))], "ready", id="waking"),
         pytest.param(
             [gateway()], [variant(model()), variant(FAILED)], "not_ready", id="one of two variants"
         ),
@@ -71,6 +73,21 @@ def test_body_names_every_replica_and_every_reason() -> None:
     old, loading = body["variants"]["stable"]["replicas"]
     assert (old["error"], old["state"], old["model_sha256"]) == ("hash differs", "ready", "ab" * 32)
     assert (loading["state"], loading["model"], loading["config"]) == ("loading", None, "")
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ((model("idle"), model()), "ready"),
+        ((model("idle"), model("waking")), "waking"),
+        ((model("idle"), FAILED), "idle"),
+        ((LOADING, FAILED), "not_ready"),
+        ((), "not_ready"),
+    ],
+)
+def test_variant_is_as_good_as_its_best_replica(states: tuple[ModelState, ...], said: str) -> None:
+    body = readiness_body([gateway()], [variant(*states)])
+    assert body["variants"]["stable"]["state"] == said
 
 
 def test_gateways_that_disagree_have_no_common_configuration() -> None:

@@ -23,7 +23,7 @@ def replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRe
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"), app_name="okla-stable")
     monkeypatch.setattr("serve_app.model.replica.serve.get_replica_context", lambda: context)
     monkeypatch.setenv("CARRIL_HOME", str(tmp_path))
-    monkeypatch.setattr("serve_app.model.replica._RETRY_S", 0.05)
+    monkeypatch.setattr("serve_app.model.keeper._RETRY_S", 0.05)
     yield ModelReplica()
     for logger in (logging.getLogger(name) for name in ("serve_app", "experiments")):
         for handler in list(logger.handlers):
@@ -53,7 +53,7 @@ async def eventually(true: Callable[[], bool], seconds: float = 3.0) -> None:
 
 
 def serving(replica: ModelReplica) -> str:
-    current = replica._slot.current
+    current = replica._keeper.slot.current
     return current.identity.model_name if current else ""
 
 
@@ -103,7 +103,7 @@ async def test_bad_configuration_leaves_the_old_model_and_says_why(
 ) -> None:
     await replica.reconfigure(ECHO)
     await replica.reconfigure(bad)
-    await eventually(lambda: reason in (replica._refusal or replica._error or ""))
+    await eventually(lambda: reason in (replica._keeper._refusal or replica._keeper._error or ""))
     assert await text(replica) == "one hola"
     state = await replica.state()
     assert state.state == "ready"
@@ -147,7 +147,7 @@ async def test_newer_configuration_ends_the_load_of_an_older_one(replica: ModelR
     await eventually(lambda: serving(replica) == "echo-three")
     await asyncio.sleep(0.15)
     assert serving(replica) == "echo-three"
-    assert len(replica._slot.loaded) == 1
+    assert len(replica._keeper.slot.loaded) == 1
 
 
 async def test_going_back_to_what_serves_ends_the_load(replica: ModelReplica) -> None:
@@ -167,10 +167,10 @@ async def test_request_on_the_old_model_outlives_the_swap(replica: ModelReplica)
     await anext(stream)
     await replica.reconfigure({"engine": "echo", "echo": {"tag": "two"}})
     await eventually(lambda: serving(replica) == "echo-two")
-    assert len(replica._slot.loaded) == 2
+    assert len(replica._keeper.slot.loaded) == 2
     rest = [batch async for batch in stream]
     assert rest[-1].chunks[-1].finish_reason == "stop"
-    await eventually(lambda: len(replica._slot.loaded) == 1)
+    await eventually(lambda: len(replica._keeper.slot.loaded) == 1)
 
 
 async def test_identical_calls_share_one_generation(replica: ModelReplica) -> None:
@@ -182,7 +182,7 @@ async def test_identical_calls_share_one_generation(replica: ModelReplica) -> No
         *(replica.generate(call(key="other")) for _ in range(2)),
     )
     assert [reply.joined for reply in replies].count(False) == 2
-    current = replica._slot.current
+    current = replica._keeper.slot.current
     assert current is not None
     assert current.engine.stats().completion_tokens_total == 4
     late = await replica.generate(call(key="k"))
@@ -199,7 +199,7 @@ async def test_caller_that_leaves_frees_the_slot(replica: ModelReplica) -> None:
     await replica.reconfigure(
         {"engine": "echo", "echo": {"prefill_s": 30}, "warmup": False, "n_slots": 1}
     )
-    current = replica._slot.current
+    current = replica._keeper.slot.current
     assert current is not None
     for key in (None, "k"):
         task = asyncio.create_task(replica.generate(call(key=key)))
@@ -227,7 +227,7 @@ async def test_engine_error_says_nothing_internal(
     replica: ModelReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await replica.reconfigure(ECHO)
-    current = replica._slot.current
+    current = replica._keeper.slot.current
 
     async def broken(_: Any) -> Any:
         raise RuntimeError("secret")
@@ -251,7 +251,7 @@ async def test_health_follows_the_engine(
 ) -> None:
     await replica.reconfigure(ECHO)
     await replica.check_health()
-    current = replica._slot.current
+    current = replica._keeper.slot.current
     monkeypatch.setattr(current and current.engine, "health", lambda: health)
     with pytest.raises(RuntimeError, match=says):
         await replica.check_health()
@@ -268,3 +268,41 @@ async def test_metrics_show_what_serves(replica: ModelReplica) -> None:
     samples = {name: value for family in await replica.metrics() for name, _, value in family[3]}
     assert samples["carril_model_config_current"] == 0
     assert samples["carril_model_config_refused_total"] == 1
+
+
+async def test_load_is_reported_with_the_thresholds_of_the_configuration(
+    replica: ModelReplica,
+) -> None:
+    assert await replica.record_autoscaling_stats() == {}
+    await replica.reconfigure(
+        {
+            "engine": "echo",
+            "n_slots": 2,
+            "echo": {"token_s": 0.05, "n_tokens": 5},
+            "warmup": False,
+            "scaling": {"target_wait_s": 3},
+        }
+    )
+    calls = [asyncio.create_task(replica.generate(call(f"{n}"))) for n in range(5)]
+    await asyncio.sleep(0.05)
+    busy = await replica.record_autoscaling_stats()
+    assert (busy["running"], busy["waiting"], busy["slots"]) == (2, 3, 2)
+    assert (busy["target_wait_s"], busy["kv_high"]) == (3, 0.9)
+    await asyncio.gather(*calls)
+    after = await replica.record_autoscaling_stats()
+    assert (after["running"], after["waiting"]) == (0, 0)
+    assert 0.1 < after["service_s"] < 0.6
+    samples = {name: value for family in await replica.metrics() for name, _, value in family[3]}
+    assert samples["carril_engine_service_seconds"] == pytest.approx(after["service_s"], rel=0.2)
+
+
+async def test_sleeping_model_wakes_for_a_call(replica: ModelReplica) -> None:
+    await replica.reconfigure(ECHO | {"idle": {"unload_after_s": 0.05}})
+    await eventually(lambda: replica._keeper.slot.current is None)
+    assert (await replica.state()).state == "idle"
+    samples = {name: value for family in await replica.metrics() for name, _, value in family[3]}
+    assert (samples["carril_model_idle"], samples["okla_llm_model_loaded"]) == (1, 0)
+    assert samples["carril_model_config_current"] == 1
+    await replica.check_health()
+    replies = await asyncio.gather(*(replica.generate(call(key="k")) for _ in range(3)))
+    assert [reply.joined for reply in replies].count(False) == 1
