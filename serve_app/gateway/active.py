@@ -11,6 +11,7 @@ from serve_app.gateway.service import Service
 from serve_app.gateway.shadow import ShadowTraffic
 from serve_app.gateway.sticky import StickyUnits
 from serve_app.gateway.variants import VariantClient
+from serve_app.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +27,4 @@ class Active:
     admission: Admission
     ids: InferenceIds
     feedback: FeedbackService
+    tracing: Tracing

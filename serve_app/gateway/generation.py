@@ -13,9 +13,11 @@ from serve_app.errors import DeadlineExceeded, EngineFailed, ModelNotReady
 from serve_app.events.client import EventClient
 from serve_app.gateway.cache import CachedAnswer, ResponseCache, cache_key
 from serve_app.gateway.policy import Decision
+from serve_app.gateway.spans import describe_reply, follow, model_call
 from serve_app.gateway.variants import VariantClient
 from serve_app.model.calls import ModelCall, ModelIdentity, ReplyBatch
 from serve_app.singleflight import FlightTable
+from serve_app.telemetry.tracing import NOT_TRACED, Span
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Job:
     """Loop time by which the first token must be there."""
     deadline_at: float
     """Loop time by which everything must be there."""
+    span: Span = NOT_TRACED
+    """The request's."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,7 +152,9 @@ class Generator:
     async def _lookup(self, job: Job, identity: ModelIdentity | None) -> CachedAnswer | None:
         if self._cache is None or job.digest is None or identity is None:
             return None
-        return await self._cache.get(cache_key(job.digest, identity.fingerprint))
+        found = await self._cache.get(cache_key(job.digest, identity.fingerprint))
+        job.span.event("cache_looked_up")
+        return found
 
     async def _expose(self, job: Job, identity: ModelIdentity | None, *, cached: bool) -> None:
         decision = job.decision
@@ -158,37 +164,42 @@ class Generator:
         assert decision.version is not None  # noqa: S101
         assert decision.unit is not None  # noqa: S101
         assert decision.assignment is not None  # noqa: S101
-        await self._events.expose(
-            Exposure(
-                experiment=decision.experiment,
-                version=decision.version,
-                unit=decision.unit,
-                variant=decision.variant,
-                probability=decision.assignment.probability,
-                bucket=decision.assignment.bucket,
-                exposed_at=time.time(),
-                inference_id=job.inference_id,
-                served_model=decision.served_model,
-                tenant=job.tenant,
-                config_hash=job.config_hash,
-                model_sha256=identity.model_sha256 if identity else "",
-                cached=cached,
-            )
+        exposure = Exposure(
+            experiment=decision.experiment,
+            version=decision.version,
+            unit=decision.unit,
+            variant=decision.variant,
+            probability=decision.assignment.probability,
+            bucket=decision.assignment.bucket,
+            exposed_at=time.time(),
+            inference_id=job.inference_id,
+            served_model=decision.served_model,
+            tenant=job.tenant,
+            config_hash=job.config_hash,
+            model_sha256=identity.model_sha256 if identity else "",
+            cached=cached,
         )
+        with job.span.child("commit exposure"):
+            await self._events.expose(exposure)
 
     async def _produce(
         self, job: Job, variant: VariantClient, flight_key: str | None
     ) -> AsyncGenerator[ReplyBatch, None]:
         """Call the model, and store the answer if it is worth keeping."""
-        call = ModelCall(request=job.request, flight_key=flight_key)
+        span = model_call(job, variant.name, variant.app)
+        follow(span)  # a flight is in nobody's context
+        call = ModelCall(request=job.request, flight_key=flight_key, trace=span.context)
         chunks: list[GenerationChunk] = []
         identity: ModelIdentity | None = None
-        async with aclosing(variant.call(call, stream=job.stream)) as batches:
-            async for batch in batches:
-                identity = identity or batch.identity
-                if job.digest is not None:
-                    chunks.extend(batch.chunks)
-                yield batch
+        with span:
+            async with aclosing(variant.call(call, stream=job.stream)) as batches:
+                async for batch in batches:
+                    identity = identity or batch.identity
+                    if job.digest is not None:
+                        chunks.extend(batch.chunks)
+                    if span.recording:
+                        describe_reply(span, batch)
+                    yield batch
         if self._cache is None or job.digest is None or identity is None or not chunks:
             return
         if chunks[-1].finish_reason == "stop":

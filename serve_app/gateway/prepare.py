@@ -16,6 +16,7 @@ from serve_app.gateway.generation import Job
 from serve_app.gateway.policy import Decision, Policy
 from serve_app.gateway.unit import resolve_unit
 from serve_app.gateway.wire import ChatBody, CompletionBody, ResponseFormat
+from serve_app.telemetry.tracing import NOT_TRACED, Span
 
 _MAX_STOP_CHARS = 256
 _MAX_PROMPTS = 64
@@ -32,6 +33,8 @@ class Inbound:
     headers: Mapping[str, str]
     received_at: float
     """Loop time of receipt."""
+    span: Span = NOT_TRACED
+    """The request's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +269,7 @@ def _job(
         config_hash=config.config_hash,
         first_token_at=inbound.received_at + limits.first_token_s,
         deadline_at=inbound.received_at + limits.deadline_s,
+        span=inbound.span,
     )
 
 

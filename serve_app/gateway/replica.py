@@ -43,12 +43,15 @@ from serve_app.gateway.variants import VariantClient
 from serve_app.telemetry.logs import carril_home, configure_logging
 from serve_app.telemetry.merge import Family, relabel, render, snapshot
 from serve_app.telemetry.metrics import GatewayMetrics
+from serve_app.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
 _REFRESH_S = 2.0
 """Period of asking the model replicas for their state."""
 _PEER_TIMEOUT_S = 2.0
+_LAST_SPANS_S = 2.0
+"""How long a gateway that stops tries to send its last traces."""
 
 
 class GatewayReplica:
@@ -62,6 +65,7 @@ class GatewayReplica:
         configure_logging(f"{self._app}-{self._replica}")
         home = carril_home()
         self._metrics = GatewayMetrics()
+        self._tracing = Tracing("carril-gateway", self._replica, self._metrics.traces)
         self._writer = get_writer(home)
         self._spool = Spool(spool_path(home), f"{self._replica}-{os.getpid()}")
         self._home = home
@@ -121,6 +125,7 @@ class GatewayReplica:
         self._take_effect(config)
 
     def _take_effect(self, config: GatewayConfig) -> None:
+        self._tracing.configure(config.tracing)
         self._metrics.config_info.clear()
         self._metrics.config_info.labels(config.config_hash).set(1)
         if self._watching is None:
@@ -177,6 +182,11 @@ class GatewayReplica:
     async def check_health(self) -> None:
         """Healthy as long as the event loop answers."""
 
+    def __del__(self) -> None:
+        """Send the last traces; Serve calls this when the replica stops."""
+        if "_tracing" in vars(self):
+            self._tracing.close(_LAST_SPANS_S)
+
     def _build(self, config: GatewayConfig) -> Active:
         previous = self._active
         budget = RetryBudget(config.retry)
@@ -217,6 +227,7 @@ class GatewayReplica:
                 functools.partial(stored_key, store_path(self._home)),
                 self._metrics,
             ),
+            tracing=self._tracing,
         )
 
     def _variant(self, name: str, app: str, budget: RetryBudget) -> VariantClient:

@@ -34,7 +34,9 @@ from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_c
 from serve_app.gateway.registry_routes import add_registry_routes
 from serve_app.gateway.retrain_routes import add_retrain_route
 from serve_app.gateway.service import Exchange
+from serve_app.gateway.spans import describe_assignment, traced
 from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
+from serve_app.telemetry.tracing import NOT_TRACED, Span
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +144,7 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
             keys = request.headers.getlist("authorization")
             caller = authenticate(active.config.auth, keys, client)
             request.state.release = active.admission.enter(caller.tenant)
+            request.state.span.event("admitted")
         except RequestError as error:
             gateway.count_refusal(error)
             return _error_response(request, error)
@@ -160,15 +163,17 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
             if not streaming:
                 request.state.release()
 
-    endpoint.__name__ = getattr(handler, "__name__", "endpoint")
-    endpoint.__doc__ = handler.__doc__
-    return endpoint
+    wrapped = traced(gateway, endpoint)
+    wrapped.__name__ = getattr(handler, "__name__", "endpoint")
+    wrapped.__doc__ = handler.__doc__
+    return wrapped
 
 
 async def _answer(
     active: Active, prepared: Prepared, inbound: Inbound, request: Request
 ) -> Response:
     prepared = await active.sticky.settle(prepared, inbound, active.config, active.variants)
+    describe_assignment(inbound.span, prepared.jobs[0])
     exchange = Exchange(
         prepared=prepared,
         inbound=inbound,
@@ -192,6 +197,7 @@ async def _answer(
         events,
         request.state.release,
         headers={**exchange.headers(), "x-accel-buffering": "no"},
+        span=inbound.span,
     )
 
 
@@ -206,8 +212,10 @@ class _EventStream(StreamingResponse):
         events: AsyncGenerator[bytes, None],
         release: Callable[[], None],
         headers: dict[str, str],
+        span: Span,
     ) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._span = span
         self._events = events
         self._release = release
 
@@ -216,15 +224,20 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._release()
-            await self._events.aclose()
+            try:
+                await self._events.aclose()
+            finally:
+                self._span.end()
 
 
 def _inbound(active: Active, request: Request, caller: Caller, prefix: str) -> Inbound:
+    request.state.span.event("body_read")
     return Inbound(
         inference_id=active.ids.new(prefix, caller.tenant),
         caller=caller,
         headers=request.headers,
         received_at=asyncio.get_running_loop().time(),
+        span=request.state.span,
     )
 
 
@@ -264,6 +277,7 @@ def _json(
 def _error_response(
     request: Request, error: RequestError, *, headers: dict[str, str] | None = None
 ) -> Response:
+    getattr(request.state, "span", NOT_TRACED).fail(error)
     request_id = _safe_request_id(request)
     headers = dict(headers or {})
     headers["x-should-retry"] = "true" if error.should_retry else "false"

@@ -19,6 +19,7 @@ from serve_app.gateway.prepare import Inbound, Prepared
 from serve_app.gateway.render import DONE, ChatRenderer, CompletionRenderer, sse
 from serve_app.gateway.response_text import ResponseText, response_of
 from serve_app.gateway.shadow import Answered, ShadowTraffic
+from serve_app.gateway.spans import describe_exchange
 from serve_app.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
@@ -239,6 +240,8 @@ class Service:
             exchange.cache = generation.cache
         if first:
             exchange.ttft_s = time.monotonic() - exchange.started
+            if exchange.prepared.stream:
+                exchange.inbound.span.event("first_token")
 
     def _renderer(self, exchange: Exchange) -> ChatRenderer | CompletionRenderer:
         kind = ChatRenderer if exchange.prepared.kind == "chat" else CompletionRenderer
@@ -256,6 +259,7 @@ class Service:
 
     def _leave(self, exchange: Exchange, error: BaseException | None) -> None:
         """Count and record how the request ended. Called exactly once per `_enter`."""
+        describe_exchange(exchange, error)
         decision = exchange.prepared.decision
         duration_s = time.monotonic() - exchange.started
         status, code = _status_of(error)

@@ -21,9 +21,11 @@ from serve_app.errors import ClientError, DeadlineExceeded, EngineFailed, Reques
 from serve_app.events.client import EventClient
 from serve_app.gateway.answer_labels import AnswerLabels, labels_of
 from serve_app.gateway.generation import Job, merge_chunks
+from serve_app.gateway.spans import describe_reply, model_call
 from serve_app.gateway.variants import VariantClient
 from serve_app.model.calls import ModelCall, ModelIdentity
 from serve_app.telemetry.metrics import GatewayMetrics
+from serve_app.telemetry.tracing import Span
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +115,10 @@ class ShadowTraffic:
         try:
             await asyncio.sleep(_BEHIND_S)
             started = time.monotonic()
-            reply = await self._ask(self.clients[name], shadow, answered.job, started)
+            with model_call(
+                answered.job, shadow.variant, self.clients[name].app, shadow=name
+            ) as span:
+                reply = await self._ask(self.clients[name], shadow, answered.job, started, span)
             duration_s = time.monotonic() - started
             self._events.record(_outcome(name, shadow, answered, reply, duration_s))
             result = "answered" if reply.error is None else "failed"
@@ -125,7 +130,7 @@ class ShadowTraffic:
             self._metrics.shadow.labels(name, result).inc()
 
     async def _ask(
-        self, client: VariantClient, shadow: ShadowConfig, job: Job, started: float
+        self, client: VariantClient, shadow: ShadowConfig, job: Job, started: float, span: Span
     ) -> _Reply:
         request = replace(
             job.request,
@@ -134,7 +139,7 @@ class ShadowTraffic:
         )
         reply = _Reply()
         # Without a key nobody joins this generation, and it joins nobody's.
-        call = ModelCall(request=request, flight_key=None)
+        call = ModelCall(request=request, flight_key=None, trace=span.context)
         try:
             async with (
                 asyncio.timeout(shadow.timeout_s),
@@ -145,12 +150,16 @@ class ShadowTraffic:
                     if reply.ttft_s is None:
                         reply.ttft_s = time.monotonic() - started
                     reply.chunks.extend(batch.chunks)
+                    if span.recording:
+                        describe_reply(span, batch)
             if not reply.chunks:
                 raise EngineFailed("the model returned nothing")
         except TimeoutError:
             reply.error = DeadlineExceeded(f"no answer within {shadow.timeout_s:g} s")
         except RequestError as error:
             reply.error = error
+        if reply.error is not None:
+            span.fail(reply.error)
         return reply
 
 

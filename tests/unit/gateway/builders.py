@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from experiments.events.feedback_keys import StoredKey
 from experiments.events.records import (
@@ -48,6 +49,7 @@ from serve_app.gateway.variants import VariantClient
 from serve_app.model.calls import ModelCall, ModelIdentity, ModelState, ReplyBatch
 from serve_app.telemetry.merge import render, snapshot
 from serve_app.telemetry.metrics import GatewayMetrics
+from serve_app.telemetry.tracing import Tracing
 
 CHAT = {"model": "okla-chat", "messages": [{"role": "user", "content": "klk, busco una yipeta"}]}
 RAW_CONFIG: dict[str, Any] = {
@@ -159,6 +161,11 @@ class Gateway:
     ) -> None:
         self.config = config = gateway_config(**changes)
         self.metrics = GatewayMetrics()
+        self.sent_spans = InMemorySpanExporter()
+        self.tracing = Tracing(
+            "gateway", "g1", self.metrics.traces, exporter=lambda _: self.sent_spans
+        )
+        self.tracing.configure(config.tracing)
         self.stored: list[Event] = []
         self.refuse_events = False
         self.ids = InferenceIds(b"secret of the tests")
@@ -200,6 +207,7 @@ class Gateway:
             admission=Admission(config.limits),
             ids=self.ids,
             feedback=FeedbackService(config, self.events, self.ids, self._stored_key, self.metrics),
+            tracing=self.tracing,
         )
         self.api = build_api(self)
 
