@@ -62,7 +62,9 @@ class GenerationRequest:
     """KV of earlier prompts is reused between requests of one salt only: who shares none cannot
     learn from timing what others asked."""
     timeout_s: float | None = None
-    """Seconds from receipt after which the engine may drop the request."""
+    """Seconds from receipt after which the engine may drop the request, however far it has come."""
+    first_token_s: float | None = None
+    """Seconds from receipt after which it may drop the request if there is no token yet."""
     priority: Priority = "interactive"
     """Whom it lets go first when slots or memory are short. Never changes the answer."""
 
@@ -135,6 +137,16 @@ class EngineStats:
     kv_tokens_used: int = 0
     kv_tokens_capacity: int = 0
     cancelled_total: int = 0
+    forced_tokens_total: int = 0
+    """Tokens of answers that the JSON schema left no choice about."""
+    guessed_tokens_total: int = 0
+    right_guesses_total: int = 0
+    preempted_total: int = 0
+    """Slots taken back, for a request of a higher class or for want of KV memory."""
+    refused_late_total: int = 0
+    """Requests refused because they could not have met their deadline."""
+    waiting_by_priority: dict[Priority, int] = field(default_factory=dict)
+    """`waiting` by class, as far as the engine keeps them apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

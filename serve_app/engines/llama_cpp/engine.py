@@ -25,6 +25,7 @@ from serve_app.engines.llama_cpp.sampling import check_sampling
 from serve_app.engines.llama_cpp.stepper import Stepper
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.protocol import (
+    PRIORITIES,
     EngineHealth,
     EngineInfo,
     EngineStats,
@@ -187,6 +188,9 @@ class LlamaCppEngine:
         return EngineStats(
             running=running,
             waiting=max(0, self._admission.n_live - running),
+            waiting_by_priority={name: scheduler.waiting.count(name) for name in PRIORITIES},
+            preempted_total=scheduler.seats.n_preempted,
+            refused_late_total=counters.refused_late,
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
             completion_tokens_total=counters.completion_tokens,
@@ -250,15 +254,15 @@ class LlamaCppEngine:
         return job
 
     def _submit(self, job: Job) -> None:
-        self._admission.enter()
+        self._admission.enter(job.priority)
         try:
             self._loop.send(Command("add", job))
         except EngineFailed:
-            self._admission.leave()
+            self._admission.leave(job.priority)
             raise
 
     def _done(self, job: Job) -> None:
-        self._admission.leave(time.monotonic() - job.submitted_at)
+        self._admission.leave(job.priority, time.monotonic() - job.submitted_at)
 
 
 def _template(source: str | None, vocabulary: Vocabulary) -> ChatTemplate | None:

@@ -50,7 +50,12 @@ class Job:
         self.wants_prompt_logprobs = request.echo and request.sampling.logprobs is not None
         self.sampler: TokenSampler | None = None
         self.submitted_at = time.monotonic()
-        self.deadline = None if request.timeout_s is None else self.submitted_at + request.timeout_s
+        self.seated_at = self.submitted_at
+        """When it last got a slot."""
+        self.slot_s = 0.0
+        """Seconds for which it held slots before."""
+        self.deadline = _after(self.submitted_at, request.timeout_s)
+        self.first_token_deadline = _after(self.submitted_at, request.first_token_s)
         self.n_preemptions = 0
         self.n_overtaken = 0
         """How often others went before it while it found no KV memory."""
@@ -67,6 +72,14 @@ class Job:
     def n_pending(self) -> int:
         """Tokens that are not in KV memory yet."""
         return len(self.tokens) - self.n_past
+
+    @property
+    def due(self) -> float | None:
+        """The next moment by which something must have come, None without any."""
+        moments = [self.deadline]
+        if len(self.tokens) == self.n_prompt:
+            moments.append(self.first_token_deadline)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     @property
     def is_decoding(self) -> bool:
@@ -86,3 +99,7 @@ class Job:
         if self.sampler is not None:
             self.sampler.close()
             self.sampler = None
+
+
+def _after(moment: float, seconds: float | None) -> float | None:
+    return None if seconds is None else moment + seconds

@@ -3,7 +3,11 @@
 Pure bookkeeping over `Sharing`, which owns the memory, and `WaitingLine`.
 """
 
+import time
+from collections.abc import Callable
+
 from serve_app.engines.llama_cpp.job import Job
+from serve_app.engines.llama_cpp.service_time import ServiceTime
 from serve_app.engines.llama_cpp.sharing import Sharing
 from serve_app.engines.llama_cpp.waiting import RANK, WaitingLine
 
@@ -21,14 +25,18 @@ class Seats:
     Args:
         sharing: Gives jobs their KV memory.
         n_slots: Jobs that run together.
-        waiting: The line.
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, sharing: Sharing, n_slots: int, waiting: WaitingLine | None = None) -> None:
-        self.waiting = WaitingLine() if waiting is None else waiting
+    def __init__(
+        self, sharing: Sharing, n_slots: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.waiting = WaitingLine(clock)
         self.running: list[Job] = []
         """In the order of their admission."""
         self.n_preempted = 0
+        self.service_time = ServiceTime()
+        self._clock = clock
         self._sharing = sharing
         self._n_slots = n_slots
 
@@ -57,6 +65,7 @@ class Seats:
             for other in without_memory:
                 other.n_overtaken += 1
             self.waiting.seat(job)
+            job.seated_at = self._clock()
             self._sharing.enter(job, self.running)
             self.running.append(job)
             if any(other.n_overtaken >= _MAX_OVERTAKEN for other in without_memory):
@@ -74,6 +83,8 @@ class Seats:
                 self.waiting.remove(job)
             return
         self._give_back(job, keep=keep)
+        if keep:  # it was answered
+            self.service_time.record(job.slot_s)
 
     def preempt(self, job: Job) -> None:
         """Send a running job back to the line.
@@ -89,6 +100,23 @@ class Seats:
     def last(self) -> Job:
         """Return the running job to part with first: of the least class, the newest."""
         return max(reversed(self.running), key=_dispensable)
+
+    def hopeless(self) -> list[tuple[Job, float]]:
+        """Return the waiting jobs that will miss their deadline, with the seconds they would wait.
+
+        Those before a job take all slots at least once per `n_slots` of them; how long that takes
+        has been learned, and is taken at its least.
+        """
+        now, least_s = self._clock(), self.service_time.least_s
+        found: list[tuple[Job, float]] = []
+        n_before = 0
+        for job in self.waiting.in_order():
+            wait_s = n_before // self._n_slots * least_s
+            if job.due is not None and wait_s and now + wait_s > job.due:
+                found.append((job, wait_s))
+            else:
+                n_before += 1
+        return found
 
     def _may_admit(self) -> bool:
         if not len(self.waiting):
@@ -122,6 +150,7 @@ class Seats:
     def _give_back(self, job: Job, *, keep: bool) -> None:
         self.running.remove(job)
         self.waiting.unseat(job)
+        job.slot_s += self._clock() - job.seated_at
         self._sharing.leave(job, keep=keep)
 
 

@@ -21,12 +21,14 @@ from serve_app.engines.llama_cpp.scheduler import Part, Scheduler
 from serve_app.engines.llama_cpp.sharing import Sharing
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.protocol import FinishReason
-from serve_app.errors import DeadlineExceeded, EngineFailed
+from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestError
 
 logger = logging.getLogger(__name__)
 
 _MAX_FAILED_STEPS = 8
 """Steps in a row in which nothing could be computed, after which the engine gives up."""
+_JUDGE_S = 0.1
+"""Pause between two looks for requests that cannot meet their deadline."""
 _NO_KV = 1
 
 
@@ -40,6 +42,7 @@ class Counters:
     steps: int = 0
     step_rows: int = 0
     cancelled: int = 0
+    refused_late: int = 0
 
 
 class Stepper:
@@ -81,6 +84,7 @@ class Stepper:
         self._pace = PrefillPace(context.n_batch)
         self._outbox = Outbox()
         self._n_failed_steps = 0
+        self._judged_at = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -116,9 +120,27 @@ class Stepper:
     def _expire(self) -> None:
         now = time.monotonic()
         for job in self._jobs():
-            if job.deadline is not None and job.deadline < now:
+            if job.due is not None and job.due < now:
+                begun = len(job.tokens) > job.n_prompt
+                missing = "complete answer" if begun else "token"
                 waited = now - job.submitted_at
-                self._fail(job, DeadlineExceeded(f"no complete answer after {waited:.1f} s"))
+                self._fail(job, DeadlineExceeded(f"no {missing} after {waited:.1f} s"))
+        if now >= self._judged_at + _JUDGE_S and len(self.scheduler.waiting):
+            self._judged_at = now
+            self._refuse_hopeless(now)
+
+    def _refuse_hopeless(self, now: float) -> None:
+        # What will be late is better refused while its client can still go elsewhere.
+        for job, wait_s in self.scheduler.seats.hopeless():
+            left_s = max(0.0, (job.due or now) - now)
+            reason = (
+                f"the wait for a slot is {wait_s:.1f} s at least, the deadline in {left_s:.1f} s"
+            )
+            self.counters.refused_late += 1
+            if job.n_preemptions:
+                self._fail(job, DeadlineExceeded(reason, None, wait_s))
+            else:
+                self._fail(job, Overloaded(reason, None, wait_s))
 
     def _step(self) -> None:
         parts = self.scheduler.plan(self._pace.rows)
@@ -238,7 +260,7 @@ class Stepper:
         self._outbox.put(job.channel, job.answer.end(reason))
         self._leave(job, keep=True)
 
-    def _fail(self, job: Job, error: DeadlineExceeded | EngineFailed) -> None:
+    def _fail(self, job: Job, error: RequestError) -> None:
         self._outbox.put(job.channel, error)
         self._leave(job, keep=False)
 

@@ -96,5 +96,5 @@ class WaitingLine:
 
 def _urgency(job: Job) -> tuple[bool, float, float]:
     horizon = job.submitted_at + HORIZON_S
-    due = horizon if job.deadline is None else min(job.deadline, horizon)
+    due = horizon if job.due is None else min(job.due, horizon)
     return (not job.n_preemptions, due, job.submitted_at)

@@ -47,7 +47,7 @@ def chat(text: str, *, system: str | None = None, **sampling: object) -> Generat
     messages = [Message(role="user", content=text)]
     if system is not None:
         messages.insert(0, Message(role="system", content=system))
-    own = {"json_schema", "timeout_s"}
+    own = {"json_schema", "timeout_s", "first_token_s", "priority"}
     request = GenerationRequest(
         request_id="test",
         messages=tuple(messages),
