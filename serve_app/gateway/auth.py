@@ -1,5 +1,6 @@
 """Who is calling: API keys by hash, or nobody but this machine."""
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -79,6 +80,7 @@ def check_exposure(config: GatewayConfig, http_host: str) -> None:
     )
 
 
+@functools.lru_cache(maxsize=1024)  # asked once per request, for the few peers there are
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address is this machine's own."""
     try:

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import time
-import uuid
 from pathlib import Path
 
 _TAG_DIGITS = 16
@@ -50,9 +49,7 @@ class InferenceIds:
         return mac.hexdigest()
 
     def _tag(self, unique: str, tenant: str) -> str:
-        return hmac.new(self._key, f"{unique} {tenant}".encode(), "sha256").hexdigest()[
-            :_TAG_DIGITS
-        ]
+        return hmac.digest(self._key, f"{unique} {tenant}".encode(), "sha256").hex()[:_TAG_DIGITS]
 
 
 def issued_at(inference_id: str) -> float:
@@ -69,12 +66,12 @@ def issued_at(inference_id: str) -> float:
 
 def new_uuid7() -> str:
     """Return a time-ordered unique id (UUID version 7, RFC 9562), as 32 hex digits."""
-    random = uuid.uuid4().int
+    random = int.from_bytes(os.urandom(10), "big")
     millis = time.time_ns() // 1_000_000
-    value = (millis & (2**48 - 1)) << 80 | random & (2**80 - 1)
+    value = (millis & (2**48 - 1)) << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value).hex
+    return f"{value:032x}"
 
 
 def load_secret(home: Path) -> bytes:

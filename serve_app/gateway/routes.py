@@ -26,6 +26,7 @@ from serve_app.errors import (
 from serve_app.gateway.active import Active
 from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
+from serve_app.gateway.direct import DirectRoutes
 from serve_app.gateway.edge import is_safe_id, unsafe_request_id
 from serve_app.gateway.experiment_routes import add_experiment_routes
 from serve_app.gateway.feedback_routes import add_feedback_route
@@ -102,6 +103,9 @@ def build_api(gateway: GatewayState) -> FastAPI:
         active.policy.decide(name, None)
         return _json(_model(name))
 
+    api.add_middleware(
+        DirectRoutes, endpoints={"/v1/chat/completions": chat, "/v1/completions": completions}
+    )
     add_experiment_routes(api, route)
     add_feedback_route(api, route)
     add_registry_routes(api, route)
