@@ -3,7 +3,7 @@
 `carril exp decide --summary FILE` and the analysis of the log meet here; what follows is one path.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.analysis.declaration import (
@@ -33,6 +33,10 @@ from experiments.stats.summary import (
 )
 
 ARMS = ("control", "treatment")
+
+_LEAST_IN_PERIOD = 5
+"""Units of each arm with which a period counts. A variance needs two; with five its estimate is not
+mostly zero for a rate."""
 
 Declared = MetricDeclaration | GuardrailDeclaration
 
@@ -93,30 +97,51 @@ def metric_input(
             # Errors may be rare or none: half of alpha is exact, from the first session on.
             hedged = SequentialSpec(method=SequentialMethod.RATE_HEDGED)
             return DecidedProportion(
-                **base,
-                kind="proportion",
-                sequential=hedged,
-                arms=ProportionArms(
-                    **{arm: ProportionArm(n=sums[arm].n, sum=sums[arm].positive) for arm in ARMS}
-                ),
+                **base, kind="proportion", sequential=hedged, arms=_proportions(sums)
             )
         case "ratio":
-            return DecidedRatio(
-                **base,
-                kind="ratio",
-                arms=RatioArms(**{arm: _ratio(sums[arm]) for arm in ARMS}),
-            )
+            return DecidedRatio(**base, kind="ratio", arms=_ratios(sums))
         case _:
-            zeros = declared.unrated == "zero" and feedback_metric(measure) is not None
-            arms = {
-                arm: MeanArm(
-                    n=units[arm].units if zeros else sums[arm].n,
-                    sum=float(sums[arm].x),
-                    sum_squares=float(sums[arm].xx),
-                )
-                for arm in ARMS
-            }
-            return DecidedMean(**base, kind="mean", arms=MeanArms(**arms))
+            return DecidedMean(**base, kind="mean", arms=_means(measure, declared, sums, units))
+
+
+def periods_input(
+    name: str, declared: Declared, periods: Sequence[Sequence[Cell]], population: Population
+) -> DecidedMetric:
+    """Return a metric whose units came under several splits, ready to be compared.
+
+    Pooling the periods would confound variants with time. Means and ratios are compared within
+    each period, which has one split, and averaged by its size; periods with few units in an arm are
+    left out, whatever their outcomes. Rare events would leave most periods empty, so a proportion
+    has an exact sequence for each arm by itself: it holds however the split followed the
+    outcomes, as long as the arm's rate does not drift.
+
+    Args:
+        name: Its name.
+        declared: Its declaration.
+        periods: Cells of each period, in this population.
+        population: Which one.
+    """
+    measure = measure_of(name, declared)
+    base = _base(name, declared, measure, population)
+    key = feedback_metric(measure) or measure
+    kind = kind_of(measure)
+    if kind == "proportion":
+        sums = add_up((cell for period in periods for cell in period), key)
+        exact = SequentialSpec(method=SequentialMethod.BERNOULLI_EXACT)
+        return DecidedProportion(
+            **base, kind="proportion", sequential=exact, arms=_proportions(sums)
+        )
+    if kind == "ratio":
+        ratios = [_ratios(add_up(period, key)) for period in periods]
+        kept = tuple(r for r in ratios if min(r.control.n, r.treatment.n) >= _LEAST_IN_PERIOD)
+        return DecidedRatio(
+            **base, kind="ratio", strata=kept, arms=None if kept else _ratios(add_up((), key))
+        )
+    means = [_means(measure, declared, add_up(p, key), count_up(p)) for p in periods]
+    large = tuple(m for m in means if min(m.control.n, m.treatment.n) >= _LEAST_IN_PERIOD)
+    nothing = _means(measure, declared, add_up((), key), count_up(()))
+    return DecidedMean(**base, kind="mean", strata=large, arms=None if large else nothing)
 
 
 def quantile_input(
@@ -148,6 +173,31 @@ def _base(
         "score": score,
         "population": population,
     }
+
+
+def _proportions(sums: Mapping[str, Moments]) -> ProportionArms:
+    return ProportionArms(
+        **{arm: ProportionArm(n=sums[arm].n, sum=sums[arm].positive) for arm in ARMS}
+    )
+
+
+def _ratios(sums: Mapping[str, Moments]) -> RatioArms:
+    return RatioArms(**{arm: _ratio(sums[arm]) for arm in ARMS})
+
+
+def _means(
+    measure: str, declared: Declared, sums: Mapping[str, Moments], units: Mapping[str, Counts]
+) -> MeanArms:
+    zeros = declared.unrated == "zero" and feedback_metric(measure) is not None
+    arms = {
+        arm: MeanArm(
+            n=units[arm].units if zeros else sums[arm].n,
+            sum=float(sums[arm].x),
+            sum_squares=float(sums[arm].xx),
+        )
+        for arm in ARMS
+    }
+    return MeanArms(**arms)
 
 
 def _ratio(sums: Moments) -> RatioArm:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.analysis.assemble import (
@@ -13,15 +13,21 @@ from experiments.analysis.assemble import (
     kind_of,
     measure_of,
     metric_input,
+    periods_input,
     quantile_input,
 )
 from experiments.analysis.conflicts import Findings, find_conflicts, timing_faults
-from experiments.analysis.declaration import ExperimentDeclaration
+from experiments.analysis.declaration import (
+    ExperimentDeclaration,
+    GuardrailDeclaration,
+    MetricDeclaration,
+)
 from experiments.analysis.errors import NothingToCompare, UnknownExperiment
 from experiments.analysis.history import Group, Phase, groups_of, phases
 from experiments.analysis.keys import DAY, SLICES
 from experiments.analysis.log import Log, Scope, open_log
 from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric
+from experiments.analysis.periods import apart, comparable, joined, scopes, specs
 from experiments.analysis.pieces import SETTLED_S, Task
 from experiments.analysis.quantiles import quantiles_of
 from experiments.analysis.result import Analysis, Change, Day, Point, Series, Slice
@@ -117,11 +123,17 @@ class _Run:
         self._phases = phases(self._groups)
         self._index = _pick_phase(self._phases, options.phase)
         self._phase = self._phases[self._index]
+        treatment = _pick_treatment(declaration, self._phase, options.treatment)
+        self._periods: Sequence[Phase] = ()
+        """Those of a split that moves; none where one phase is analysed by itself."""
+        if declaration.adaptive is not None and options.phase is None:
+            self._periods = comparable(self._phases, declaration, treatment)
+            self._phase = joined(self._periods)
         self._scope = Scope(
             experiment=experiment,
             version=version,
             control=declaration.control,
-            treatment=_pick_treatment(declaration, self._phase, options.treatment),
+            treatment=treatment,
             config_hashes=self._phase.config_hashes,
         )
         self._clock = Clock(now=now, settled=self._phase.last_at - SETTLED_S)
@@ -172,15 +184,21 @@ class _Run:
             n_outcomes=both.outcomes,
         )
         notes = [*found.notes, *timing.notes]
-        if len(self._phases) > 1:
+        if self._periods:
+            notes += _about_periods(self._periods, self._phases)
+        elif len(self._phases) > 1:
             others = sum(p.n_units for p in self._phases) - self._phase.n_units
             notes.append(
                 f"the split changed: this is phase {self._index + 1} of {len(self._phases)}; "
                 f"{others} units of the other phases are left out"
             )
         declared = {v: float(p) / 100 for v, p in self._declaration.allocation.items()}
-        if self._declared and any(
-            abs(declared.get(v, 0.0) - share) > 1e-9 for v, share in self._phase.shares.items()
+        if (
+            self._declared
+            and not self._periods
+            and any(
+                abs(declared.get(v, 0.0) - share) > 1e-9 for v, share in self._phase.shares.items()
+            )
         ):
             notes.append("the declared split is not the one in the log; the log's is used")
         return Findings((*found.conflicts, *timing.conflicts), tuple(notes))
@@ -202,13 +220,7 @@ class _Run:
             looks.append(Arms(control=control, treatment=treatment))
         clean = [cell for cell in cells if cell.clean]
         metrics = [
-            metric_input(
-                name,
-                declared,
-                add_up(part, _key(measure_of(name, declared))),
-                count_up(part),
-                population,
-            )
+            self._metric(name, declared, part, population)
             for population, part in (
                 (Population.INTENTION_TO_TREAT, cells),
                 (Population.PER_PROTOCOL, clean),
@@ -221,7 +233,8 @@ class _Run:
             alpha=plan.alpha,
             exposures=Arms(control=counts["control"].units, treatment=counts["treatment"].units),
             allocation=shares,
-            looks=tuple(looks[:-1]),
+            periods=specs(self._periods, self._declaration, self._scope.treatment),
+            looks=() if self._periods else tuple(looks[:-1]),
             runtime_days=(self._phase.last_at - self._phase.first_at) / _SECONDS_PER_DAY,
             plan=PlanSpec(units=plan.planned_units, max_runtime_days=plan.max_runtime_days),
             health=HealthSpec(
@@ -253,7 +266,25 @@ class _Run:
         )
 
     def _cells(self, key: str) -> list[Cell]:
-        return cells_of(self._survey.cells, self._scope, self._clock, key=key)
+        if not self._periods:
+            return cells_of(self._survey.cells, self._scope, self._clock, key=key)
+        return [
+            replace(cell, period=period)
+            for period, scope in enumerate(scopes(self._scope, self._periods))
+            for cell in cells_of(self._survey.cells, scope, self._clock, key=key)
+        ]
+
+    def _metric(
+        self,
+        name: str,
+        declared: MetricDeclaration | GuardrailDeclaration,
+        cells: Sequence[Cell],
+        population: Population,
+    ) -> DecidedMetric:
+        if self._periods:
+            return periods_input(name, declared, apart(cells), population)
+        sums = add_up(cells, _key(measure_of(name, declared)))
+        return metric_input(name, declared, sums, count_up(cells), population)
 
     def _quantiles(self) -> list[DecidedMetric]:
         wanted = []
@@ -310,15 +341,8 @@ class _Run:
 
     def _compare(self, base: DecisionSummary, cells: Sequence[Cell]) -> tuple[MetricEvidence, ...]:
         """Return the metrics on a part of the units, intention to treat, without quantiles."""
-        counts = count_up(cells)
         metrics = tuple(
-            metric_input(
-                name,
-                declared,
-                add_up(cells, _key(measure_of(name, declared))),
-                counts,
-                Population.INTENTION_TO_TREAT,
-            )
+            self._metric(name, declared, cells, Population.INTENTION_TO_TREAT)
             for name, declared in declared_metrics(self._declaration).items()
             if kind_of(measure_of(name, declared)) != "quantile"
         )
@@ -361,6 +385,20 @@ def _shares(phase: Phase, scope: Scope, declaration: ExperimentDeclaration) -> S
                 "compare; give it some, or choose an earlier phase with --phase"
             )
     return Shares(control=found[scope.control] or 0.0, treatment=found[scope.treatment] or 0.0)
+
+
+def _about_periods(used: Sequence[Phase], every: Sequence[Phase]) -> list[str]:
+    notes = [
+        f"the split moves: sessions of {len(used)} periods are compared within each and averaged "
+        "by its size (weights from the recorded probabilities); rates of rare events are bounded "
+        "for each variant by itself, and hold while they do not drift"
+    ]
+    left_out = sum(phase.n_units for phase in every) - sum(phase.n_units for phase in used)
+    if left_out:
+        notes.append(
+            f"{left_out} sessions of periods in which only one variant was seen are left out"
+        )
+    return notes
 
 
 def _days(cells: Iterable[Cell]) -> list[Day]:

@@ -71,6 +71,8 @@ class Cell:
     key: Any
     clean: bool
     """Sessions seen in one arm only and always served by it: the per-protocol population."""
+    period: int = 0
+    """Index of the period, where the split moved and periods are kept apart."""
     counts: Counts = field(default_factory=Counts)
     moments: dict[str, Moments] = field(default_factory=dict)
 

@@ -1,34 +1,25 @@
-"""A canary's folder: its state, the text it deployed, and one evidence file per decision.
+"""A canary's folder: what every controller keeps, when decisions were in force, and requests.
 
-canary/NAME/state.json            where it stands; replaced whole
-canary/NAME/config.yaml           the config as this canary deployed or found it last
-canary/NAME/decisions/0003-advance.json    plan, state, observation, decision
+canary/NAME/applied/0003.json    that a decision was carried out, and when
+canary/NAME/rollback             somebody asks the controller at work to roll back
 """
 
-import fcntl
-import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from experiments.canary.errors import CanaryBusy, CanaryError, NoCanary
 from experiments.canary.machine import decide
-from experiments.canary.records import Applied, Code, Record, State
-from experiments.decision.codec import UnreadableRecord, from_json, to_json
+from experiments.canary.records import Applied, Code, Decision, Record, State
+from experiments.decision.codec import from_json, to_json
+from experiments.decision.journal import DecisionJournal, faults_of
+from experiments.decision.journal import Kept as KeptRecord
 from experiments.whole_file import write_whole
 
-
-class Kept(NamedTuple):
-    """A record in its file."""
-
-    path: Path
-    record: Record
-    sha256: str
+Kept = KeptRecord[Record]
+"""A record in its file."""
 
 
-class Journal:
+class Journal(DecisionJournal[State, Record]):
     """The folder of one experiment's canary.
 
     Args:
@@ -37,82 +28,25 @@ class Journal:
     """
 
     def __init__(self, home: Path, experiment: str) -> None:
-        self.experiment = experiment
-        self.folder = home / "canary" / experiment
+        super().__init__(home / "canary" / experiment, experiment, State, Record)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other controllers out; the kernel frees the lock of one that dies.
+    def busy(self, process: str) -> CanaryBusy:
+        """Return the error of a controller that finds another one at work."""
+        return CanaryBusy(
+            f"a controller (process {process}) drives the canary of {self.experiment!r}",
+            "watch it with: carril canary status",
+        )
 
-        Raises:
-            CanaryBusy: If another one is at work.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise CanaryBusy(
-                    f"a controller (process {file.read().strip() or 'unknown'}) drives the canary "
-                    f"of {self.experiment!r}",
-                    "watch it with: carril canary status",
-                ) from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            yield
+    def missing(self) -> NoCanary:
+        """Return the error of who asks for a state before there is one."""
+        return NoCanary(
+            f"there is no canary of {self.experiment!r}",
+            f"start one with: carril canary run {self.experiment}",
+        )
 
-    def load(self) -> State | None:
-        """Return the state; None if there was no canary yet.
-
-        Raises:
-            CanaryError: If the file is damaged or newer.
-        """
-        path = self.folder / "state.json"
-        try:
-            return from_json(State, path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except UnreadableRecord as error:
-            raise CanaryError(f"{path}: {error}") from error
-
-    def require(self) -> State:
-        """Return the state.
-
-        Raises:
-            NoCanary: If there was no canary yet.
-        """
-        state = self.load()
-        if state is None:
-            raise NoCanary(
-                f"there is no canary of {self.experiment!r}",
-                f"start one with: carril canary run {self.experiment}",
-            )
-        return state
-
-    def save(self, state: State) -> None:
-        """Write the state."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "state.json", to_json(state, indent=2).encode())
-
-    def snapshot(self) -> bytes:
-        """Return the config as this canary deployed or found it last."""
-        return (self.folder / "config.yaml").read_bytes()
-
-    def keep_snapshot(self, text: bytes) -> None:
-        """Keep the config that is served."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "config.yaml", text)
-
-    def append(self, record: Record) -> Kept:
-        """Write an evidence file."""
-        folder = self.folder / "decisions"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{record.number:04d}-{record.decision.action.value}.json"
-        content = to_json(record, indent=2).encode()
-        write_whole(path, content)
-        return Kept(path, record, hashlib.sha256(content).hexdigest())
+    def damaged(self, message: str) -> CanaryError:
+        """Return the error of a file that cannot be read."""
+        return CanaryError(message)
 
     def seal(self, applied: Applied) -> None:
         """Write that a decision was carried out."""
@@ -138,36 +72,13 @@ class Journal:
             return False
         return True
 
-    def records(self) -> list[Kept]:
-        """Return all decisions, oldest first.
 
-        Raises:
-            CanaryError: If a file is damaged or newer.
-        """
-        found = []
-        for path in sorted((self.folder / "decisions").glob("*.json")):
-            content = path.read_bytes()
-            try:
-                record = from_json(Record, content)
-            except UnreadableRecord as error:
-                raise CanaryError(f"{path}: {error}") from error
-            found.append(Kept(path, record, hashlib.sha256(content).hexdigest()))
-        return found
-
-
-def faults(kept: list[Kept]) -> list[str]:
+def faults(kept: Sequence[Kept]) -> list[str]:
     """Decide every record again, and follow their chain; return what does not hold."""
-    found = []
-    previous = ""
-    for path, record, sha256 in kept:
-        by_hand = any(reason.code is Code.BY_HAND for reason in record.decision.reasons)
-        again = decide(record.state, record.observation)
-        if not by_hand and to_json(again) != to_json(record.decision):
-            found.append(
-                f"{path.name}: the evidence gives {again.action.value}, the file says "
-                f"{record.decision.action.value}"
-            )
-        if record.previous_sha256 != previous:
-            found.append(f"{path.name}: does not follow the record before it")
-        previous = sha256
-    return found
+    return faults_of(kept, _again)
+
+
+def _again(record: Record) -> Decision | None:
+    if any(reason.code is Code.BY_HAND for reason in record.decision.reasons):
+        return None
+    return decide(record.state, record.observation)

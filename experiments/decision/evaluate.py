@@ -10,7 +10,7 @@ from experiments.decision.evidence import (
     MetricRole,
     Progress,
 )
-from experiments.decision.summary import Arms, DecidedMetric, DecisionSummary
+from experiments.decision.summary import Arms, DecidedMetric, DecisionSummary, PeriodSpec
 from experiments.stats.analysis import MetricInput, Sequential, SequentialMethod, analyze
 from experiments.stats.comparison import Alternative, Comparison
 from experiments.stats.distributions import norm_isf
@@ -18,7 +18,13 @@ from experiments.stats.errors import InvalidStatistic, StatisticsError
 from experiments.stats.moments import ProportionStats
 from experiments.stats.proportions import compare as compare_proportions
 from experiments.stats.sequential import DEFAULT_N_STAR, check_burn_in
-from experiments.stats.srm import chi2_srm, sequential_srm
+from experiments.stats.srm import (
+    PeriodUnits,
+    chi2_srm,
+    moving_split_chi2,
+    moving_split_srm,
+    sequential_srm,
+)
 
 DETECTABLE_POWER = 0.8
 """Power at which the detectable effect is stated; the convention of the plans."""
@@ -53,6 +59,12 @@ def evaluate(summary: DecisionSummary) -> Evidence:
 def _health(summary: DecisionSummary) -> Health:
     counts, weights = _by_arm(summary.exposures), summary.allocation.model_dump()
     looks = [_by_arm(look) for look in summary.looks]
+    if summary.periods:
+        periods = [_period(period) for period in summary.periods]
+        chi2_p, sequential_p = moving_split_chi2(periods), moving_split_srm(periods).p_value
+    else:
+        chi2_p = chi2_srm(counts, weights).p_value
+        sequential_p = sequential_srm([*looks, counts], weights).p_value
     missing = summary.health.missing_outcomes or Arms(control=0, treatment=0)
     missing_p = 1.0
     if min(counts.values()) > 0:
@@ -63,14 +75,20 @@ def _health(summary: DecisionSummary) -> Health:
     return Health(
         n_control=counts["control"],
         n_treatment=counts["treatment"],
-        srm_chi2_p=chi2_srm(counts, weights).p_value,
-        srm_sequential_p=sequential_srm([*looks, counts], weights).p_value,
+        srm_chi2_p=chi2_p,
+        srm_sequential_p=sequential_p,
         multi_exposed_units=summary.health.multi_exposed_units,
         missing_control=missing.control,
         missing_treatment=missing.treatment,
         missing_p=missing_p,
         conflicts=summary.health.conflicts,
     )
+
+
+def _period(period: PeriodSpec) -> PeriodUnits:
+    units, shares = period.exposures, period.allocation
+    share = shares.treatment / (shares.control + shares.treatment)
+    return PeriodUnits(units.control, units.treatment, share)
 
 
 def _metric(metric: DecidedMetric, summary: DecisionSummary) -> MetricEvidence:

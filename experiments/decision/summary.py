@@ -34,6 +34,13 @@ class Shares(Strict):
     treatment: Positive
 
 
+class PeriodSpec(Strict):
+    """A period of a split that moves: its own units and shares."""
+
+    exposures: Arms
+    allocation: Shares
+
+
 class HealthSpec(Strict):
     """What is known of the quality of the data."""
 
@@ -108,7 +115,10 @@ class DecisionSummary(Strict):
     exposures: Arms
     """Units exposed so far."""
     allocation: Shares
-    """The split they should have, constant since the start of the data."""
+    """The split they should have, constant since the start of the data, or that of now."""
+    periods: tuple[PeriodSpec, ...] = ()
+    """Periods of a split that moved, in their order, instead of `looks`; metrics then have a
+    stratum per period in place of arms, or a method that holds for each arm by itself."""
     looks: tuple[Arms, ...] = ()
     """Cumulative exposures at earlier looks; they sharpen the sequential split test."""
     runtime_days: Annotated[FiniteFloat, Field(ge=0)]
@@ -126,6 +136,8 @@ class DecisionSummary(Strict):
         twice = sorted({name for name, where in keys if keys.count((name, where)) > 1})
         if twice:
             raise ValueError(f"metrics {twice!r} appear twice in one population; make them unique")
+        if self.periods and self.looks:
+            raise ValueError("looks are for a split that did not move; leave them out with periods")
         missing = self.health.missing_outcomes
         for arm in ("control", "treatment"):
             exposed = getattr(self.exposures, arm)

@@ -1,5 +1,6 @@
 """Pick and run the method for one metric of one comparison."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from enum import StrEnum
@@ -135,13 +136,16 @@ def _analyze(metric: MetricInput) -> Comparison:
         )
     match plan.method:
         case SequentialMethod.ASYMPTOTIC_CS:
-            return sequential.confidence_sequence(
+            made = sequential.confidence_sequence(
                 estimate(metric),
                 alpha=metric.alpha,
                 effect=metric.effect,
                 alternative=metric.alternative,
                 n_star=plan.n_star,
             )
+            if not metric.strata:
+                return made
+            return dataclasses.replace(made, method=f"post_stratified_{made.method}")
         case SequentialMethod.GROUP_SEQUENTIAL:
             return repeated.repeated_interval(
                 estimate(metric),

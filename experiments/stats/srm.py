@@ -5,8 +5,9 @@ between different people, and no statistic afterwards repairs it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from experiments.stats.distributions import chi2_sf, log_gamma
 from experiments.stats.errors import InvalidStatistic
@@ -135,6 +136,68 @@ def sequential_srm(
     if last == -math.inf:
         raise InvalidStatistic("looks is empty; allowed: at least one look")
     return SequentialSrm(log_bayes_factor=last, p_value=math.exp(min(0.0, -best)))
+
+
+TILTS = tuple(sign * 0.02 * 2.0**step for step in range(7) for sign in (1.0, -1.0))
+"""Logarithms of the odds ratios that the test of a moving split looks for: 2 % more or less units
+in an arm, up to three times as many. Fixed before any data."""
+
+
+class PeriodUnits(NamedTuple):
+    """Units of one period, in which the split did not move."""
+
+    control: int
+    treatment: int
+    share: float
+    """Probability of the treatment among both arms, in (0, 1); fixed before the period began."""
+
+
+def moving_split_chi2(periods: Sequence[PeriodUnits]) -> float:
+    """Return the chi-squared p-value of a split that moved between periods, for one look.
+
+    Statistics and degrees of freedom of the periods add up, as the periods are independent given
+    their shares. A period with fewer than five expected units in an arm is left out.
+    """
+    statistic, df = 0.0, 0
+    for period in periods:
+        n = period.control + period.treatment
+        if n * min(period.share, 1.0 - period.share) < 5.0:
+            continue
+        expected = n * period.share
+        statistic += (period.treatment - expected) ** 2 / (expected * (1.0 - period.share))
+        df += 1
+    return 1.0 if df == 0 else chi2_sf(statistic, df)
+
+
+def moving_split_srm(periods: Sequence[PeriodUnits]) -> SequentialSrm:
+    """Test at every look whether units fell into the arms with their recorded probabilities.
+
+    H0: given everything before it, a unit of period s is in the treatment with probability p_s.
+    Losing units of an arm multiplies its odds by one ratio exp(t) in every period, whatever the
+    split. The likelihood ratio of such a tilt, exp(sum_s [t B_s - n_s ln(1 - p_s + p_s exp(t))]),
+    has expectation 1 under H0 unit by unit, also where the p_s follow from earlier outcomes, so the
+    mean over `TILTS` is a test martingale and P(p_value <= alpha at any look) <= alpha (Ville).
+
+    Args:
+        periods: All so far, in any order: a tilt is the same in all of them.
+
+    Returns:
+        The test; p-value 1 with no units.
+
+    References:
+        Robbins (1970), Annals of Mathematical Statistics 41, for mixtures of likelihood ratios;
+        Lindon, Malek (2022), arXiv:2011.03567, for their use on splits that do not move.
+    """
+    logs = [0.0] * len(TILTS)
+    for control, treatment, share in periods:
+        if not 0.0 < share < 1.0:
+            raise InvalidStatistic(f"share is {share!r}; allowed: above 0 and below 1")
+        for i, tilt in enumerate(TILTS):
+            expected = math.log1p(share * math.expm1(tilt))
+            logs[i] += tilt * treatment - (control + treatment) * expected
+    top = max(logs)
+    last = top + math.log(math.fsum(math.exp(log - top) for log in logs) / len(logs))
+    return SequentialSrm(log_bayes_factor=last, p_value=math.exp(min(0.0, -last)))
 
 
 def _shares(counts: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,9 @@
-"""Post-stratification: compare within strata (channel, dealer, device), then average."""
+"""Post-stratification: compare within strata (channel, dealer, device, period), then average.
+
+For periods of a moving split this is inverse-probability weighting with weights normalised in each
+period (Hajek): the probability is one number per period and arm, so every session of an arm has the
+same weight there, and the arms get the same mix of periods however the split moved.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +14,14 @@ from experiments.stats.comparison import Effect
 from experiments.stats.effects import EffectEstimate, welch_df
 from experiments.stats.errors import TooFewUnits, ZeroBaseline, ZeroVariance
 from experiments.stats.moments import MeanStats, ProportionStats
+from experiments.stats.ratio import RatioStats
 
 
 class Stratum(NamedTuple):
     """The two arms inside one stratum."""
 
-    control: MeanStats | ProportionStats
-    treatment: MeanStats | ProportionStats
+    control: MeanStats | ProportionStats | RatioStats
+    treatment: MeanStats | ProportionStats | RatioStats
 
 
 class Weights(StrEnum):
@@ -42,7 +48,7 @@ def estimate_effect(
     a stratum with fewer than two units in an arm must be merged by the caller.
 
     Args:
-        strata: At least one stratum, means or proportions alike in all.
+        strata: At least one stratum, means, proportions or ratios alike in all.
         effect: Absolute or relative.
         weights: Whether the shares are sampled (superpopulation) or fixed.
 

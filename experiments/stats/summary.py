@@ -12,6 +12,7 @@ from experiments.stats.analysis import Arm, Method, MetricInput, Sequential, Seq
 from experiments.stats.arm_schema import MeanArm, ProportionArm, QuantileArm, RatioArm, Strict
 from experiments.stats.comparison import Alternative, Effect
 from experiments.stats.cuped import CupedStats
+from experiments.stats.cuped_ratio import CupedRatioStats
 from experiments.stats.group_sequential import Spending
 from experiments.stats.multiplicity import Correction
 from experiments.stats.sequential import DEFAULT_N_STAR
@@ -195,13 +196,27 @@ class ProportionMetric(_Metric):
 
 
 class RatioMetric(_Metric):
-    """A ratio of sums, or a mean per request with sessions as units."""
+    """A ratio of sums, or a mean per request with sessions as units, optionally stratified."""
 
     kind: Literal["ratio"]
-    arms: RatioArms
+    arms: RatioArms | None = None
+    strata: tuple[RatioArms, ...] = ()
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        _arms_or_strata(self.arms, self.strata)
+        return self
 
     def _pair(self) -> tuple[Arm | None, Arm | None, tuple[Stratum, ...]]:
-        return self.arms.control.arm(), self.arms.treatment.arm(), ()
+        if self.arms is not None:
+            return self.arms.control.arm(), self.arms.treatment.arm(), ()
+        ratios = []
+        for pair in self.strata:
+            control, treatment = pair.control.arm(), pair.treatment.arm()
+            if isinstance(control, CupedRatioStats) or isinstance(treatment, CupedRatioStats):
+                raise ValueError("a covariate inside strata is not supported; use one of the two")
+            ratios.append(Stratum(control, treatment))
+        return None, None, tuple(ratios)
 
 
 class QuantileMetric(_Metric):
