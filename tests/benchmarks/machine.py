@@ -18,11 +18,16 @@ def hardware() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
-        "usable_cpus": len(os.sched_getaffinity(0)),
+        "usable_cpus": usable_cpus(),
         "memory_gib": round(_memory_bytes() / 2**30, 1),
         "kernel": platform.release(),
         "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
     }
+
+
+def usable_cpus() -> int:
+    """Return the CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def load() -> list[float]:

@@ -47,7 +47,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "warm_c16_vs_llama_server": _at_least(1.1, "requests/min of the warm burst, 16 clients"),
     "cold_max_ttft_vs_llama_server": _at_most(
-        0.333, "longest time to first token of the cold burst, the larger of 8 and 16 clients"
+        0.333, "longest time to first token of the cold burst, the worse of 8 and 16 clients"
     ),
     "okla_json_vs_llama_server": _at_least(
         2.0, "requests/min of valid JSON answers, shipped model"
