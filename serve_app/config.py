@@ -712,7 +712,7 @@ def load_yaml(text: str) -> object:
         raise ConfigError(f"not valid YAML: {error}") from error
 
 
-_OPERATION = ("load_timeout_s", "idle", "scaling")
+_OPERATION = ("load_timeout_s", "idle", "scaling", "tracing")
 """Fields of a model's configuration that take effect on the model that is loaded already."""
 _M = TypeVar("_M", bound=StrictModel)
 _YAML_MERGE = "tag:yaml.org,2002:merge"

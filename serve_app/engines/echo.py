@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 
 from serve_app.config import ModelConfig
 from serve_app.engines.protocol import (
@@ -21,6 +22,7 @@ from serve_app.engines.protocol import (
     GenerationChunk,
     GenerationRequest,
     Message,
+    Timings,
     TokenLogprob,
     TopLogprob,
     Usage,
@@ -77,14 +79,26 @@ class EchoEngine:
         if self._waiting >= max(1, self._config.max_queue):
             raise Overloaded(f"{self._waiting} requests wait already", None, 1.0)
         self._waiting += 1
+        arrived_at = time.monotonic()
         try:
             await self._slots.acquire()
         finally:
             self._waiting -= 1
+        admitted_at = time.monotonic()
         self._running += 1
         self._prompt_tokens += prompt_tokens
         try:
+            first_at: float | None = None
             async for chunk in self._answer(request, prompt, prompt_tokens):
+                now = time.monotonic()
+                first_at = first_at or now
+                if chunk.finish_reason is not None:
+                    timings = Timings(
+                        queue_s=admitted_at - arrived_at,
+                        prefill_s=first_at - admitted_at,
+                        decode_s=now - first_at,
+                    )
+                    chunk = replace(chunk, timings=timings)
                 yield chunk
         except (asyncio.CancelledError, GeneratorExit):
             self._cancelled += 1

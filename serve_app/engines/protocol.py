@@ -100,6 +100,18 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where an engine's time for one request went; the parts follow one another."""
+
+    queue_s: float
+    """From its arrival to its first row in a batch."""
+    prefill_s: float
+    """From there to its first token."""
+    decode_s: float
+    """From there to its last token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationChunk:
     """A piece of an answer. The last one, and only it, has a `finish_reason`."""
 
@@ -110,6 +122,8 @@ class GenerationChunk:
     prompt_text: str = ""
     """First chunk of an `echo` request only."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    timings: Timings | None = field(default=None, compare=False)
+    """Last chunk only, of engines that know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,21 +3,19 @@
 One span for the request, and in it one for making the exposure durable and one for each call of a
 model. Attributes follow the semantic conventions for HTTP and for generative AI; `carril.*` is what
 those have no name for. What a client wrote (messages, stop strings, session ids) is in none.
-
-References:
-    https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.engines.protocol import GenerationRequest, Usage
+from serve_app.engines.protocol import Usage
 from serve_app.model.calls import ReplyBatch
+from serve_app.telemetry import gen_ai
 from serve_app.telemetry.logs import TRACE_ID
-from serve_app.telemetry.tracing import NOT_TRACED, Span, Tracing, Value
+from serve_app.telemetry.tracing import NOT_TRACED, Span, Tracing
 
 if TYPE_CHECKING:
     from serve_app.gateway.active import Active
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
     from serve_app.gateway.service import Exchange
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-_PROVIDER: Final = "carril"
-_OPERATIONS: Final = {"chat": "chat", "completion": "text_completion"}
 
 
 class _Gateway(Protocol):
@@ -90,14 +85,14 @@ def describe_exchange(exchange: "Exchange", error: BaseException | None) -> None
         return
     prepared = exchange.prepared
     decision, usages = prepared.decision, exchange.usages
-    span.set(_asked(prepared.jobs[0].request, prepared.kind, prepared.model))
+    span.set(gen_ai.asked(prepared.jobs[0].request, prepared.model))
+    span.set(gen_ai.finished(exchange.finish_reason))
     span.set(
         {
             "gen_ai.request.choice.count": len(prepared.jobs) if len(prepared.jobs) > 1 else None,
             "gen_ai.request.stream": prepared.stream,
             "gen_ai.response.id": exchange.inbound.inference_id,
             "gen_ai.response.model": prepared.model if error is None else None,
-            "gen_ai.response.finish_reasons": _listed(exchange.finish_reason),
             "gen_ai.response.time_to_first_chunk": exchange.ttft_s if prepared.stream else None,
             "carril.request_id": exchange.request_id,
             "carril.served_model": decision.served_model,
@@ -114,7 +109,7 @@ def describe_exchange(exchange: "Exchange", error: BaseException | None) -> None
     )
     if usages:
         span.set(
-            _used(
+            gen_ai.used(
                 Usage(
                     prompt_tokens=sum(usage.prompt_tokens for usage in usages),
                     completion_tokens=sum(usage.completion_tokens for usage in usages),
@@ -128,10 +123,9 @@ def model_call(job: "Job", variant: str, app: str, *, shadow: str | None = None)
     """Begin the span of a call to a model's application."""
     if not job.span.recording:
         return Span(job.span.context)
-    kind = "chat" if job.request.messages else "completion"
-    name = f"{_OPERATIONS[kind]} {variant}"
+    name = f"{gen_ai.operation(job.request)} {variant}"
     span = job.span.child(name if shadow is None else f"shadow {name}", "client")
-    span.set(_asked(job.request, kind, variant))
+    span.set(gen_ai.asked(job.request, variant))
     span.set(
         {
             "gen_ai.request.stream": job.stream,
@@ -161,16 +155,17 @@ def describe_reply(span: Span, batch: ReplyBatch) -> None:
         )
     last = batch.chunks[-1] if batch.chunks else None
     if last is not None and last.finish_reason is not None:
-        span.set({"gen_ai.response.finish_reasons": _listed(last.finish_reason)})
-        span.set(_used(last.usage))
+        span.set(gen_ai.finished(last.finish_reason))
+        span.set(gen_ai.used(last.usage))
 
 
 def _received(tracing: Tracing, request: Request) -> Span:
     headers = request.headers
     parents = headers.getlist("traceparent")
-    route = getattr(request.scope.get("route"), "path", "")
+    # Without a route of FastAPI's, the path itself is one.
+    route = getattr(request.scope.get("route"), "path", request.scope["path"])
     span = tracing.receive(
-        f"{request.method} {route}".rstrip(),
+        f"{request.method} {route}",
         parents[0] if len(parents) == 1 else None,
         ",".join(headers.getlist("tracestate")),
     )
@@ -178,7 +173,7 @@ def _received(tracing: Tracing, request: Request) -> Span:
         span.set(
             {
                 "http.request.method": request.method,
-                "http.route": route or None,
+                "http.route": route,
                 "url.path": request.url.path,
                 "url.scheme": request.url.scheme,
                 "server.address": request.url.hostname,
@@ -187,32 +182,3 @@ def _received(tracing: Tracing, request: Request) -> Span:
             }
         )
     return span
-
-
-def _asked(request: GenerationRequest, kind: str, model: str) -> dict[str, Value]:
-    sampling = request.sampling
-    return {
-        "gen_ai.operation.name": _OPERATIONS[kind],
-        "gen_ai.provider.name": _PROVIDER,
-        "gen_ai.request.model": model,
-        "gen_ai.request.max_tokens": sampling.max_tokens,
-        "gen_ai.request.temperature": float(sampling.temperature),
-        "gen_ai.request.top_p": float(sampling.top_p),
-        "gen_ai.request.top_k": sampling.top_k or None,
-        "gen_ai.request.seed": sampling.seed,
-        "gen_ai.request.frequency_penalty": float(sampling.frequency_penalty) or None,
-        "gen_ai.request.presence_penalty": float(sampling.presence_penalty) or None,
-        "gen_ai.output.type": "json" if request.json_schema is not None else "text",
-    }
-
-
-def _used(usage: Usage) -> dict[str, Value]:
-    return {
-        "gen_ai.usage.input_tokens": usage.prompt_tokens,
-        "gen_ai.usage.output_tokens": usage.completion_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens or None,
-    }
-
-
-def _listed(reason: str | None) -> list[str] | None:
-    return None if reason is None else [reason]

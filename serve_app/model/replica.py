@@ -15,13 +15,17 @@ from serve_app.model.calls import ModelCall, ModelState, ReplyBatch
 from serve_app.model.keeper import ModelKeeper
 from serve_app.model.profile import Profile
 from serve_app.model.slot import LoadedModel
+from serve_app.model.spans import call_span, describe_chunk, describe_start
 from serve_app.singleflight import FlightTable
 from serve_app.telemetry.logs import configure_logging
 from serve_app.telemetry.merge import Family, snapshot
 from serve_app.telemetry.metrics import ModelMetrics
+from serve_app.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
+_LAST_SPANS_S = 2.0
+"""How long a replica that stops tries to send its last traces."""
 _LINGER_S = 2.0
 """Seconds that an answer can still be joined after its end, by callers without a common cache."""
 
@@ -39,6 +43,7 @@ class ModelReplica:
         self._app = context.app_name
         configure_logging(f"{self._app}-{self._replica}")
         self._metrics = ModelMetrics()
+        self._tracing = Tracing("carril-model", self._replica, self._metrics.traces)
         self._keeper = ModelKeeper(self._app, self._replica, self._metrics)
         self._flights: FlightTable[ReplyBatch] = FlightTable(linger_s=_LINGER_S)
         self._clock = ServiceClock()
@@ -48,6 +53,8 @@ class ModelReplica:
     async def reconfigure(self, raw: object) -> None:
         """Take a new configuration; see `ModelKeeper.want`."""
         await self._keeper.want(raw)
+        if self._keeper.config is not None:
+            self._tracing.configure(self._keeper.config.tracing)
 
     async def generate(self, call: ModelCall) -> ReplyBatch:
         """Answer a call in one piece."""
@@ -110,6 +117,11 @@ class ModelReplica:
             if health.heartbeat_age_s > model.heartbeat_timeout_s:
                 raise RuntimeError(f"engine hangs: no step for {health.heartbeat_age_s:.0f} s")
 
+    def __del__(self) -> None:
+        """Send the last traces; Serve calls this when the replica stops."""
+        if "_tracing" in vars(self):
+            self._tracing.close(_LAST_SPANS_S)
+
     def _observe(self, *, departed: int = 0) -> None:
         """Tell the clock how many requests hold a slot."""
         config = self._keeper.config
@@ -128,14 +140,19 @@ class ModelReplica:
                 yield replace(batch, joined=joined) if batch.identity else batch
 
     async def _generate(self, call: ModelCall) -> AsyncGenerator[ReplyBatch, None]:
-        async with self._keeper.use() as model, self._counted():
-            request = _apply_profile(call, model.profile)
-            identity = model.identity
-            first = True
-            async with aclosing(_stream(model, request)) as chunks:
-                async for chunk in chunks:
-                    yield ReplyBatch(chunks=(chunk,), identity=identity if first else None)
-                    first = False
+        with call_span(self._tracing, call, self._app) as span:
+            async with self._keeper.use() as model, self._counted():
+                request = _apply_profile(call, model.profile)
+                identity = model.identity
+                if span.recording:
+                    describe_start(span, identity, request)
+                first = True
+                async with aclosing(_stream(model, request)) as chunks:
+                    async for chunk in chunks:
+                        if span.recording:
+                            describe_chunk(span, chunk, first=first)
+                        yield ReplyBatch(chunks=(chunk,), identity=identity if first else None)
+                        first = False
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
