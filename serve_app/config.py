@@ -35,6 +35,7 @@ from experiments.assignment.declaration import (
 from experiments.assignment.rules import Rules
 from experiments.events.records import FeedbackDirection, FeedbackKind, FeedbackLevel
 from experiments.feedback.metrics import BUILT_IN, MetricSpec
+from serve_app.engines.protocol import Priority
 from serve_app.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -200,6 +201,9 @@ class ApiKeyConfig(StrictModel):
     """Hash of the key, `printf %s KEY | sha256sum`."""
     tenant: Name = "default"
     """Cache entries and request ids are never shared between tenants."""
+    priority: Priority = "interactive"
+    """Class of its requests; the header `x-carril-priority` may ask for a lesser one. A key of
+    class `batch` cannot take a slot from users, whatever it sends."""
 
 
 class AuthConfig(StrictModel):

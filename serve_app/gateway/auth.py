@@ -7,6 +7,7 @@ import ipaddress
 from typing import NamedTuple
 
 from serve_app.config import AuthConfig, GatewayConfig
+from serve_app.engines.protocol import Priority
 from serve_app.errors import AuthenticationFailed, ConfigError, PermissionDenied
 
 
@@ -15,6 +16,8 @@ class Caller(NamedTuple):
 
     key_name: str
     tenant: str
+    priority: Priority = "interactive"
+    """Highest class that its requests may have, and the one that they have unless they say."""
 
 
 _LOCAL = Caller("local", "default")
@@ -53,7 +56,7 @@ def authenticate(config: AuthConfig, authorization: list[str], client_host: str 
     found: Caller | None = None
     for key in config.keys:  # every key is compared, so that timing says nothing
         if hmac.compare_digest(key.sha256, digest):
-            found = Caller(key.name, key.tenant)
+            found = Caller(key.name, key.tenant, key.priority)
     if found is None:
         raise AuthenticationFailed("the API key is not known")
     return found

@@ -115,7 +115,8 @@ class Generator:
         called_at = time.monotonic()
         key = None
         if job.digest is not None:
-            key = cache_key(job.digest, variant.name)
+            # A user who joined batch work would wait in its class.
+            key = f"{cache_key(job.digest, variant.name)}:{job.request.priority}"
         # Streams share with streams: who joined a call that answers in one piece would wait for all
         # of it. The replica brings both kinds together.
         listener, joined = self._flights.board(

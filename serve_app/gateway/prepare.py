@@ -8,7 +8,7 @@ import orjson
 
 from experiments.assignment.targeting import Given
 from serve_app.config import GatewayConfig, LimitsConfig
-from serve_app.engines.protocol import GenerationRequest, Message, SamplingParams
+from serve_app.engines.protocol import GenerationRequest, Message, Priority, SamplingParams
 from serve_app.errors import InvalidField, UnsupportedParameter
 from serve_app.gateway.auth import Caller
 from serve_app.gateway.cache import request_digest
@@ -33,6 +33,8 @@ class Inbound:
     headers: Mapping[str, str]
     received_at: float
     """Loop time of receipt."""
+    priority: Priority = "interactive"
+    """Never part of a cache key: it says when an answer comes, not which."""
     span: Span = NOT_TRACED
     """The request's."""
 
@@ -101,7 +103,9 @@ def prepare_chat(
         sampling=sampling,
         json_schema=schema,
         cache_salt=inbound.caller.tenant,
-        timeout_s=limits.first_token_s,
+        timeout_s=limits.deadline_s,
+        first_token_s=limits.first_token_s,
+        priority=inbound.priority,
     )
     job = _job(request, inbound, config, decision, bool(body.stream))
     if _repeatable(sampling, inbound.headers):
@@ -155,7 +159,9 @@ def prepare_completion(
             sampling=sampling,
             echo=bool(body.echo),
             cache_salt=inbound.caller.tenant,
-            timeout_s=limits.first_token_s,
+            timeout_s=limits.deadline_s,
+            first_token_s=limits.first_token_s,
+            priority=inbound.priority,
         )
         job = _job(request, inbound, config, decision, bool(body.stream))
         if _repeatable(sampling, inbound.headers):

@@ -32,6 +32,7 @@ from serve_app.gateway.experiment_routes import add_experiment_routes
 from serve_app.gateway.feedback_routes import add_feedback_route
 from serve_app.gateway.inference_ids import new_uuid7
 from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_completion
+from serve_app.gateway.priority import priority_of
 from serve_app.gateway.registry_routes import add_registry_routes
 from serve_app.gateway.retrain_routes import add_retrain_route
 from serve_app.gateway.service import Exchange
@@ -147,7 +148,10 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
             client = request.client.host if request.client else None
             keys = request.headers.getlist("authorization")
             caller = authenticate(active.config.auth, keys, client)
-            request.state.release = active.admission.enter(caller.tenant)
+            request.state.priority = priority_of(caller, request.headers)
+            request.state.release = active.admission.enter(
+                caller.tenant, priority=request.state.priority
+            )
             request.state.span.event("admitted")
         except RequestError as error:
             gateway.count_refusal(error)
@@ -188,7 +192,9 @@ async def _answer(
     try:
         if not prepared.stream:
             # The request holds one place already; a batch of prompts is as many generations.
-            release = active.admission.enter(inbound.caller.tenant, len(prepared.jobs) - 1)
+            release = active.admission.enter(
+                inbound.caller.tenant, len(prepared.jobs) - 1, inbound.priority
+            )
             try:
                 body = await active.service.complete(exchange)
             finally:
@@ -241,6 +247,7 @@ def _inbound(active: Active, request: Request, caller: Caller, prefix: str) -> I
         caller=caller,
         headers=request.headers,
         received_at=asyncio.get_running_loop().time(),
+        priority=request.state.priority,
         span=request.state.span,
     )
 

@@ -136,6 +136,8 @@ class ShadowTraffic:
             job.request,
             request_id=f"shadow-{job.request.request_id}",
             timeout_s=shadow.timeout_s,
+            first_token_s=None,
+            priority="background",
         )
         reply = _Reply()
         # Without a key nobody joins this generation, and it joins nobody's.

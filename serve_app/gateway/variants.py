@@ -19,6 +19,7 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from serve_app.engines.protocol import Priority
 from serve_app.errors import (
     InternalError,
     ModelNotReady,
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 _LOST = (RayActorError, ReplicaUnavailableError, RequestCancelledError, grpc.aio.AioRpcError)
 """What a call raises when its replica died or left while it held the request."""
 _CONTROL_TIMEOUT_S = 2.0
+_LESSER_AT_ONCE: dict[Priority, int] = {"batch": 12, "background": 4}
+"""Calls of a class that a gateway has at one variant at once. The rest wait here: a replica's line
+knows classes, the queue that Serve keeps before a full replica does not."""
 _BELIEVED_S = 5.0
 """How long replicas are believed to be as they were when none answers: one that is just being given
 a configuration is out of reach for a moment."""
@@ -59,6 +63,7 @@ class VariantClient:
         self._handle: Any = None  # Serve handles are untyped
         self._unary: Any = None
         self._stream: Any = None
+        self._gates = {name: asyncio.Semaphore(n) for name, n in _LESSER_AT_ONCE.items()}
         self.states: list[ModelState] = []
         self._states_until = 0.0
         self.identity: ModelIdentity | None = None
@@ -74,6 +79,9 @@ class VariantClient:
         Raises:
             RequestError: What the replica raised, or that it could not be reached.
         """
+        gate = self._gates.get(call.request.priority)
+        if gate is not None:
+            await gate.acquire()
         retries = 0
         self._budget.enter()
         try:
@@ -104,6 +112,8 @@ class VariantClient:
                         },
                     )
         finally:
+            if gate is not None:
+                gate.release()
             self._budget.leave()
             for _ in range(retries):
                 self._budget.end()
@@ -111,6 +121,7 @@ class VariantClient:
     def adopt(self, other: "VariantClient") -> None:
         """Take over connection and knowledge of another client to the same application."""
         self._handle, self._unary, self._stream = other._handle, other._unary, other._stream
+        self._gates = other._gates
         self.states, self.identity = other.states, other.identity
         self._states_until = other._states_until
 

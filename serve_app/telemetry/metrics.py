@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from serve_app.engines.protocol import EngineStats
+from serve_app.engines.protocol import PRIORITIES, EngineStats
 from serve_app.model.calls import ModelState
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -252,6 +252,12 @@ class ModelMetrics:
         )
         self.running = Gauge("carril_engine_running", "Requests being decoded.", registry=r)
         self.waiting = Gauge("carril_engine_waiting", "Requests waiting for a slot.", registry=r)
+        self.waiting_by_priority = Gauge(
+            "carril_engine_waiting_by_priority",
+            "Requests in the engine's line, by class.",
+            ("priority",),
+            registry=r,
+        )
         self.kv_used = Gauge("carril_engine_kv_tokens", "KV cells in use.", registry=r)
         self.kv_capacity = Gauge("carril_engine_kv_capacity_tokens", "KV cells.", registry=r)
         self.heartbeat_age = Gauge(
@@ -267,6 +273,9 @@ class ModelMetrics:
         """Copy an engine's counters."""
         self.running.set(stats.running)
         self.waiting.set(stats.waiting)
+        for priority in PRIORITIES:
+            n_waiting = stats.waiting_by_priority.get(priority, 0)
+            self.waiting_by_priority.labels(priority).set(n_waiting)
         self.kv_used.set(stats.kv_tokens_used)
         self.kv_capacity.set(stats.kv_tokens_capacity)
         self.heartbeat_age.set(heartbeat_age_s)
@@ -275,7 +284,12 @@ class ModelMetrics:
     def idle_engine(self) -> EngineStats:
         """Return the last counters with nothing in progress, for a replica without a model."""
         return replace(
-            self._engine.stats, running=0, waiting=0, kv_tokens_used=0, kv_tokens_capacity=0
+            self._engine.stats,
+            running=0,
+            waiting=0,
+            waiting_by_priority={},
+            kv_tokens_used=0,
+            kv_tokens_capacity=0,
         )
 
     def set_state(self, state: ModelState) -> None:
@@ -303,6 +317,8 @@ class _EngineTotals(Collector):
         "steps_total": "Decode calls.",
         "step_rows_total": "Rows over all decode calls.",
         "cancelled_total": "Requests cancelled.",
+        "preempted_total": "Slots taken back, for a higher class or for want of KV memory.",
+        "refused_late_total": "Requests refused because they would have missed their deadline.",
     }
 
     def __init__(self) -> None:

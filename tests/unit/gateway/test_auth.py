@@ -31,7 +31,7 @@ KEYS = keys(alpha="acme", beta="other")
 @pytest.mark.parametrize(("key", "tenant"), [("alpha", "acme"), ("beta", "other")])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_known_key_names_its_tenant(key: str, tenant: str, scheme: str) -> None:
-    assert authenticate(KEYS, [f"{scheme} {key}"], "203.0.113.9") == (key, tenant)
+    assert authenticate(KEYS, [f"{scheme} {key}"], "203.0.113.9")[:2] == (key, tenant)
 
 
 @pytest.mark.parametrize(
