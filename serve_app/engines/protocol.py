@@ -104,7 +104,7 @@ class Timings:
     """Where an engine's time for one request went; the parts follow one another."""
 
     queue_s: float
-    """From its arrival to its first row in a batch."""
+    """From its arrival to its first slot."""
     prefill_s: float
     """From there to its first token."""
     decode_s: float

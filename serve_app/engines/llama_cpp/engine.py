@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -157,13 +158,15 @@ class LlamaCppEngine:
             return
         self._submit(job)
         ended = False
+        first_at = 0.0
         try:
             while not ended:
                 item = await job.channel.get()
+                first_at = first_at or time.monotonic()
                 ended = not isinstance(item, GenerationChunk) or item.finish_reason is not None
                 if isinstance(item, CarrilError):
                     raise item
-                yield item
+                yield replace(item, timings=job.timings(first_at)) if ended else item
         finally:
             if not ended:
                 self._loop.send(Command("cancel", job))

@@ -6,7 +6,7 @@ from serve_app.engines.llama_cpp.answer import Answer
 from serve_app.engines.llama_cpp.channel import Channel
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.sampling import TokenSampler
-from serve_app.engines.protocol import GenerationRequest, SamplingParams
+from serve_app.engines.protocol import GenerationRequest, SamplingParams, Timings
 
 
 class Job:
@@ -61,6 +61,8 @@ class Job:
         """How often others went before it while it found no KV memory."""
         self.is_promoted = False
         """Whether it got its slot because its class had waited for long; it then keeps it."""
+        self.first_seated_at: float | None = None
+        """When it got its first slot, on the monotonic clock."""
         self.seq_id: int | None = None
         """Sequence in KV memory; None while waiting."""
         self.leader: Job | None = None
@@ -93,6 +95,15 @@ class Job:
         self.n_past = 0
         self.n_preemptions += 1
         self.is_promoted = False
+
+    def timings(self, first_token_at: float) -> Timings:
+        """Return where the time went that it took until now."""
+        seated_at = self.first_seated_at or first_token_at
+        return Timings(
+            queue_s=seated_at - self.submitted_at,
+            prefill_s=first_token_at - seated_at,
+            decode_s=time.monotonic() - first_token_at,
+        )
 
     def close(self) -> None:
         """Free what the job holds in C."""

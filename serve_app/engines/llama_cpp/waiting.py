@@ -70,6 +70,7 @@ class WaitingLine:
         job.is_promoted = self.is_promoted(job)
         self.remove(job)
         self._n_seated[job.priority] += 1
+        job.first_seated_at = job.first_seated_at or self._clock()
 
     def unseat(self, job: Job) -> None:
         """Note that a job gave its slot back."""
