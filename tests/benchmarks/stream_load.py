@@ -12,6 +12,7 @@ in the list have got `after_chunks` pieces of text.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import resource
@@ -26,6 +27,8 @@ from tests.benchmarks import sse
 
 _PATH = "/v1/chat/completions"
 _CLOSE = b"connection: close"
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +128,10 @@ class Client:
 
     async def _send(
         self,
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None,
+        connection: Connection | None,
         index: int,
         request: Planned,
-    ) -> tuple[tuple[asyncio.StreamReader, asyncio.StreamWriter] | None, Result]:
+    ) -> tuple[Connection | None, Result]:
         result = Result(label=request.label)
         chunks: list[sse.Timed] = []
         body = json.dumps(request.body).encode()
@@ -138,15 +141,11 @@ class Client:
         )
         result.sent_s = self._clock() - self._started
         try:
-            if connection is None:
-                connection = await asyncio.open_connection(self._host, self._port)
-            reader, writer = connection
-            writer.write(head.encode() + body)
-            head_lines = await _head(reader)
+            connection, head_lines = await self._ask(connection, head.encode() + body)
             result.status = int(head_lines[0].split()[1])
-            await self._body(reader, head_lines, chunks, index)
+            await self._body(connection[0], head_lines, chunks, index)
             if any(line.startswith(_CLOSE) for line in head_lines):
-                writer.close()
+                connection[1].close()
                 connection = None
         except (OSError, asyncio.IncompleteReadError, ValueError, IndexError) as error:
             result.error = f"{type(error).__name__}: {error}"
@@ -156,6 +155,23 @@ class Client:
         self._moved.set()
         _read(result, chunks)
         return connection, result
+
+    async def _ask(
+        self, connection: Connection | None, request: bytes
+    ) -> tuple[Connection, list[bytes]]:
+        """Send a request; on a new connection if the server has closed the old one meanwhile."""
+        if connection is not None:
+            connection[1].write(request)
+            with contextlib.suppress(ConnectionError):
+                if head := await _head(connection[0]):
+                    return connection, head
+            connection[1].close()
+        connection = await asyncio.open_connection(self._host, self._port)
+        connection[1].write(request)
+        head = await _head(connection[0])
+        if not head:
+            raise ValueError("the server closed the connection without an answer")
+        return connection, head
 
     async def _body(
         self,
@@ -175,8 +191,6 @@ async def _head(reader: asyncio.StreamReader) -> list[bytes]:
     lines = []
     while (line := await reader.readline()) not in (b"\r\n", b""):
         lines.append(line.strip().lower())
-    if not lines:
-        raise ValueError("the server closed the connection without an answer")
     return lines
 
 

@@ -32,7 +32,9 @@ GOOD = {
 
 def answer(value: object, *, finish_reason: str = "stop") -> Result:
     text = value if isinstance(value, str) else json.dumps(value)
-    return Result(label="", text=text, finish_reason=finish_reason, completion_tokens=40)
+    return Result(
+        label="", text=text, finish_reason=finish_reason, ttft_s=0.1, completion_tokens=40
+    )
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,17 @@ async def test_refusals_and_broken_streams_are_failures() -> None:
     assert "busy" in lines[0]
 
 
+async def test_a_connection_that_the_server_closed_is_opened_again() -> None:
+    async def handler(body: dict, writer: asyncio.StreamWriter) -> None:
+        await stream(writer, words(2))
+        writer.close()  # without having said so
+
+    url, server = await serve(handler)
+    async with server:
+        results = await Client(url).closed_loop([Planned(body={})] * 3, clients=1)
+    assert failures(results) == []
+
+
 async def test_an_answer_in_one_piece_is_read_too() -> None:
     async def handler(body: dict, writer: asyncio.StreamWriter) -> None:
         message = {"message": {"content": "hola"}, "finish_reason": "stop"}
