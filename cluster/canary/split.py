@@ -35,19 +35,7 @@ def read_declared(text: bytes, name: str) -> Declared:
     Raises:
         ConfigError: If it is no config, has no such experiment, or not exactly one treatment.
     """
-    raw = load_yaml(text.decode("utf-8", "replace"))
-    applications = raw.get("applications") if isinstance(raw, dict) else None
-    gateways = [
-        gateway
-        for app in (applications if isinstance(applications, list) else [])
-        if isinstance(app, dict) and (gateway := gateway_config(app)) is not None
-    ]
-    if len(gateways) != 1:
-        raise ConfigError(f"the config has {len(gateways)} gateways; a canary needs one")
-    experiments = gateways[0].experiments
-    if name not in experiments:
-        raise ConfigError(f"unknown experiment {name!r}; configured: {sorted(experiments)}")
-    experiment = experiments[name]
+    experiment, config_hash = read_experiment(text, name)
     treatments = sorted(set(experiment.allocation) - {experiment.control})
     if len(treatments) != 1:
         raise ConfigError(
@@ -56,10 +44,31 @@ def read_declared(text: bytes, name: str) -> Declared:
         )
     served = Served(
         percent=float(experiment.allocation[treatments[0]]),
-        config_hash=gateways[0].config_hash,
+        config_hash=config_hash,
         file_sha256=hashlib.sha256(text).hexdigest(),
     )
     return Declared(experiment, treatments[0], served)
+
+
+def read_experiment(text: bytes, name: str) -> tuple[ExperimentConfig, str]:
+    """Return an experiment of a config text, and the hash of the gateway's configuration.
+
+    Raises:
+        ConfigError: If it is no config, or has no such experiment.
+    """
+    raw = load_yaml(text.decode("utf-8", "replace"))
+    applications = raw.get("applications") if isinstance(raw, dict) else None
+    gateways = [
+        gateway
+        for app in (applications if isinstance(applications, list) else [])
+        if isinstance(app, dict) and (gateway := gateway_config(app)) is not None
+    ]
+    if len(gateways) != 1:
+        raise ConfigError(f"the config has {len(gateways)} gateways; one is needed to move a split")
+    experiments = gateways[0].experiments
+    if name not in experiments:
+        raise ConfigError(f"unknown experiment {name!r}; configured: {sorted(experiments)}")
+    return experiments[name], gateways[0].config_hash
 
 
 def declares_same(ours: Declared, theirs: Declared) -> bool:

@@ -1,20 +1,17 @@
 """`carril canary`: raise a treatment's share step by step, and take it back when it does harm."""
 
-import logging
 import re
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.console import note, out, print_json, warn
+from cluster.cli.console import note, out, print_json, warn, watched
 from cluster.errors import CommandError, ExitCode
 from cluster.home import carril_home
 
@@ -41,13 +38,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_CONFIG = Path("serve_config.yaml")
 
 
-class _Warnings(logging.Handler):
-    """Shows what the controller logs as warnings of the command."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage())
-
-
 @canary_app.command()
 def run(
     name: NameArgument,
@@ -67,23 +57,18 @@ def run(
     reached (or asked to stop), 1 rolled back or somebody else changed the split, 5 paused.
     """
     percents = None if steps is None else _parse_steps(steps)
-    with _controller(name, config, timeout_s=timeout) as controller:
-        stop = Event()
-        handler = _Warnings()
-        logging.getLogger("cluster.canary").addHandler(handler)
-        previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-        try:
-            controller.begin(percents)
-            if resume and controller.resume() is None:
-                warn(f"the canary of {name!r} is not paused")
-            if once:
-                controller.tick()
-                state = controller.state
-            else:
-                state = controller.run(stop, interval_s=interval)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-            logging.getLogger("cluster.canary").removeHandler(handler)
+    with (
+        _controller(name, config, timeout_s=timeout) as controller,
+        watched("cluster.canary") as stop,
+    ):
+        controller.begin(percents)
+        if resume and controller.resume() is None:
+            warn(f"the canary of {name!r} is not paused")
+        if once:
+            controller.tick()
+            state = controller.state
+        else:
+            state = controller.run(stop, interval_s=interval)
     if as_json:
         print_json(_state_json(_journal(name), state))
     raise typer.Exit(_exit_code(state))

@@ -1,11 +1,14 @@
 """What every command prints with: data on stdout, messages and progress on stderr."""
 
 import json
+import logging
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from rich.console import Console
 from rich.markup import escape
@@ -45,6 +48,27 @@ def command_name() -> str:
     if own.name != "carril" or shutil.which("carril") == str(own.absolute()):
         return "carril"
     return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+
+
+class _Warnings(logging.Handler):
+    """Shows what is logged as warnings of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@contextmanager
+def watched(logger: str) -> Iterator[Event]:
+    """Show a controller's log as warnings; yield what SIGTERM sets, so that it can end in order."""
+    stop = Event()
+    handler = _Warnings()
+    logging.getLogger(logger).addHandler(handler)
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        logging.getLogger(logger).removeHandler(handler)
 
 
 class Step:

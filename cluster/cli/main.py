@@ -219,9 +219,10 @@ def models(context: typer.Context) -> None:
 def exp(context: typer.Context) -> None:
     """Plan, simulate, analyse and decide experiments."""
     from cluster.analysis_runs import track
+    from cluster.cli.adapt import with_adapt
     from experiments.cli import exp_app
 
-    exp_app(args=context.args, prog_name="carril exp", obj=track)
+    with_adapt(exp_app)(args=context.args, prog_name="carril exp", obj=track)
 
 
 @app.command(context_settings=_FORWARD)
@@ -262,6 +263,14 @@ def drift(context: typer.Context) -> None:
     from experiments.drift.cli import drift_app
 
     drift_app(args=context.args, prog_name="carril drift")
+
+
+@app.command(context_settings=_FORWARD)
+def size(context: typer.Context) -> None:
+    """Say how many machines a load needs, from measured speeds."""
+    from cluster.cli.size import size_app
+
+    size_app(args=context.args, prog_name="carril size")
 
 
 @app.command(context_settings=_FORWARD)

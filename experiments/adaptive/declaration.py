@@ -18,7 +18,8 @@ class Method(StrEnum):
     THOMPSON = "thompson"
     """Share = probability to be best: earns while it learns."""
     TOP_TWO = "top_two"
-    """Half for the probability to be best, half for being second: finds the best one sooner."""
+    """Half for the probability to be best, half for being second: finds the best of three or more
+    sooner. Of two, one is first and the other second, so their split would never move."""
     TRACK_AND_STOP = "track_and_stop"
     """The shares that tell the best one from the others with the fewest units."""
 
@@ -49,7 +50,7 @@ class AdaptiveDeclaration(BaseModel):
     """Recommend a variant whose choice costs at most this, in the metric's unit, on average."""
 
     def check(self, *, variants: int) -> Self:
-        """Refuse a floor that leaves nothing to move.
+        """Refuse what leaves nothing to move.
 
         Raises:
             ValueError: Naming what is allowed.
@@ -58,6 +59,11 @@ class AdaptiveDeclaration(BaseModel):
             raise ValueError(
                 f"adaptive.min_share is {self.min_share.normalize():f} % for each of {variants} "
                 f"variants, which leaves nothing to move; allowed: below {100 / variants:g} %"
+            )
+        if self.method is Method.TOP_TWO and variants == 2:
+            raise ValueError(
+                "adaptive.method top_two is for three variants or more: of two, it always gives "
+                "each a half; use thompson or track_and_stop"
             )
         return self
 

@@ -228,6 +228,7 @@ async def test_other_experiments_take_the_way_they_always_took(tmp_path: Path) -
         ({"canary": {}}, "canary and adaptive would both move the split"),
         ({"hash": "growthbook_v2"}, "GrowthBook's SDKs do not know"),
         ({"adaptive": {"min_share": 50}}, "allowed: below 50 %"),
+        ({"adaptive": {"method": "top_two"}}, "top_two is for three variants or more"),
         ({"adaptive": {"metric": "latency"}}, "name one of the primary metrics: thumbs"),
         (
             {"guardrails": {"latency_p95": {"effect": "relative", "margin": 0.2}}},

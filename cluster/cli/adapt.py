@@ -1,0 +1,239 @@
+"""`carril exp adapt`: let the split of an experiment follow its results."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.console import note, out, print_json, warn, watched
+from cluster.errors import CommandError, ExitCode
+from cluster.home import carril_home
+
+if TYPE_CHECKING:
+    from cluster.adaptive.controller import Controller
+    from experiments.adaptive.journal import Journal, Kept
+    from experiments.adaptive.records import Decision, State
+
+adapt_app = typer.Typer(
+    name="adapt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Let the split follow the results; units keep their first variant.",
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Experiment.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_INCONCLUSIVE = 5
+
+
+def with_adapt(app: typer.Typer) -> typer.Typer:
+    """Return `carril exp` with its commands that need a cluster."""
+    if all(group.typer_instance is not adapt_app for group in app.registered_groups):
+        app.add_typer(adapt_app)
+    return app
+
+
+@adapt_app.command()
+def run(
+    name: NameArgument,
+    config: Annotated[Path, typer.Option("--config", help="Serve config that is served.")] = Path(
+        "serve_config.yaml"
+    ),
+    once: Annotated[bool, typer.Option("--once", help="Decide once and end.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds for the gateways to take a split.")
+    ] = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Move the split as declared until a variant can be recommended.
+
+    Stop it as you like; the same command goes on where it was, and --once suits a scheduler. Exit
+    codes: 0 a treatment is recommended, or it is still learning; 1 the control is recommended, or
+    somebody else changed the split; 5 the data cannot be believed (--once).
+    """
+    from experiments.adaptive.records import Code
+
+    decision = None
+    with _controller(name, config, timeout_s=timeout) as controller:
+        with watched("cluster.adaptive") as stop:
+            controller.begin()
+            if once:
+                decision = controller.tick()
+            else:
+                controller.run(stop, interval_s=interval)
+        state = controller.state
+    if as_json:
+        print_json(_state_json(_journal(name), state))
+    if decision is not None and decision.reasons[0].code in (Code.UNHEALTHY, Code.CONFIG_UNKNOWN):
+        raise typer.Exit(_INCONCLUSIVE)
+    raise typer.Exit(_exit_code(_journal(name), state))
+
+
+@adapt_app.command()
+def status(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show the split, what it rests on, and the recommendation."""
+    from rich.table import Table
+
+    journal = _journal(name)
+    with _told():
+        document = _state_json(journal, journal.require())
+    if as_json:
+        print_json(document)
+        return
+    table = Table(title=f"split of {name}, version {document['version']}", title_justify="left")
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    for key in ("status", "method", "percent", "since", "recommendation", "last_decision", "why"):
+        value = document[key]
+        shown = _shares(value) if isinstance(value, Mapping) else str(value or "")
+        table.add_row(key.replace("_", " "), shown)
+    out.print(table)
+
+
+@adapt_app.command()
+def history(
+    name: NameArgument,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Decide every record again; exit 1 if one differs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every decision with its reasons and its evidence file."""
+    from experiments.adaptive.journal import faults
+
+    journal = _journal(name)
+    with _told():
+        journal.require()
+        kept = journal.records()
+        found = faults(kept) if replay else []
+    rows = [_record_json(item) for item in kept]
+    if as_json:
+        print_json({"decisions": rows, "faults": found} if replay else {"decisions": rows})
+    else:
+        for row in rows:
+            split = f" to {_shares(row['percent'])}" if row["percent"] else ""
+            line = f"{row['at']}  {row['action']}{split}\n  {row['why']}\n  {row['evidence']}"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    for fault in found:
+        warn(fault)
+    if replay and not found:
+        note(f"{len(kept)} decisions follow from their evidence")
+    raise typer.Exit(int(ExitCode.FAILED if found else ExitCode.OK))
+
+
+@contextmanager
+def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Controller]":
+    from cluster.adaptive.controller import Controller
+    from cluster.canary.split import Server
+    from cluster.connection import resolve
+    from cluster.serve_api import ServeApi
+    from experiments.home import event_file
+
+    connection = resolve(guess=False)
+    journal = _journal(name)
+    with (
+        _told(),
+        journal.locked(),
+        ServeApi(connection.dashboard_url, token=connection.token) as api,
+    ):
+        server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
+        yield Controller(journal, server, event_file(carril_home()), tell=partial(_tell, journal))
+
+
+@contextmanager
+def _told() -> "Iterator[None]":
+    """Turn errors of journal and log into those of the command."""
+    from experiments.adaptive.journal import AdaptiveError
+    from experiments.analysis.errors import AnalysisError
+
+    try:
+        yield
+    except AdaptiveError as error:
+        raise CommandError(error.message, error.fix) from error
+    except AnalysisError as error:
+        raise CommandError(str(error)) from error
+
+
+def _journal(name: str) -> "Journal":
+    from experiments.adaptive.journal import Journal
+
+    if not _NAME.fullmatch(name):
+        raise CommandError(f"{name!r} is no name of an experiment", code=ExitCode.USAGE)
+    return Journal(carril_home(), name)
+
+
+def _tell(journal: "Journal", decision: "Decision", state: "State") -> None:
+    from experiments.adaptive.records import Action
+
+    note(f"{decision.action.value:9} {_shares(state.served.percent)}: {_why(decision)}")
+    if decision.action is not Action.HOLD:
+        note(f"          evidence: {journal.records()[-1].path}")
+
+
+def _state_json(journal: "Journal", state: "State") -> dict[str, Any]:
+    kept = journal.records()
+    last = kept[-1].record if kept else None
+    advice = None if last is None else last.decision.recommendation
+    return {
+        "experiment": state.experiment,
+        "version": state.version,
+        "status": state.status.value,
+        "method": state.plan.method.value,
+        "metric": state.plan.metric,
+        "percent": dict(state.served.percent),
+        "config": state.served.config_hash,
+        "since": _shown(state.served_at) if state.served_at else None,
+        "recommendation": None if advice is None else f"{advice.verdict.value}: {advice.variant}",
+        "last_decision": last.decision.action.value if last else None,
+        "why": _why(last.decision) if last else "",
+        "best": dict(last.decision.best) if last else {},
+        "expected_loss": dict(last.decision.loss) if last else {},
+        "evidence": str(kept[-1].path) if kept else None,
+    }
+
+
+def _record_json(kept: "Kept") -> dict[str, Any]:
+    record = kept.record
+    percent = record.decision.percent
+    return {
+        "at": _shown(record.observation.at),
+        "action": record.decision.action.value,
+        "percent": None if percent is None else dict(percent),
+        "why": _why(record.decision),
+        "evidence": str(kept.path),
+    }
+
+
+def _why(decision: "Decision") -> str:
+    return "; ".join(f"{reason.code.value}: {reason.detail}" for reason in decision.reasons)
+
+
+def _shares(percent: Mapping[str, float]) -> str:
+    return ", ".join(f"{variant} {share:g} %" for variant, share in sorted(percent.items()))
+
+
+def _shown(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def _exit_code(journal: "Journal", state: "State") -> int:
+    from experiments.adaptive.records import Status
+    from experiments.decision.verdict import Verdict
+
+    match state.status:
+        case Status.CONFLICT:
+            return int(ExitCode.FAILED)
+        case Status.RECOMMENDED:
+            advice = journal.records()[-1].record.decision.recommendation
+            kept = advice is not None and advice.verdict is Verdict.KEEP_A
+            return int(ExitCode.FAILED if kept else ExitCode.OK)
+        case Status.LEARNING:
+            return int(ExitCode.OK)
