@@ -56,10 +56,23 @@ class KvPool:
         """Cells that a running request uses; the rest of `used` can be evicted."""
         return self._n_active
 
+    def length(self, seq_id: int) -> int:
+        """Return how many tokens of a sequence are computed."""
+        return self._lengths[seq_id]
+
     @property
     def has_free_sequence(self) -> bool:
         """Whether `acquire` would succeed."""
         return bool(self._free_ids)
+
+    def inactive(self, seq_id: int, n_tokens: int) -> int:
+        """Return how many of a sequence's first cells no running request uses."""
+        return int((self._active_references[self._cells[seq_id, :n_tokens]] == 0).sum())
+
+    def unshared(self, seq_id: int, start: int) -> int:
+        """Return how many of a sequence's cells from position `start` on only it uses."""
+        cells = self._cells[seq_id, start : self._lengths[seq_id]]
+        return int((self._references[cells] == 1).sum())
 
     def held_only_by(self, seq_ids: list[int]) -> int:
         """Return how many active cells no running request uses but these."""

@@ -66,7 +66,7 @@ class Seats:
                 other.n_overtaken += 1
             self.waiting.seat(job)
             job.seated_at = self._clock()
-            self._sharing.enter(job, self.running)
+            self._sharing.enter(job)
             self.running.append(job)
             if any(other.n_overtaken >= _MAX_OVERTAKEN for other in without_memory):
                 return

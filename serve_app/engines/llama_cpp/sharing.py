@@ -4,12 +4,14 @@ Owns the KV memory of running jobs: a job gets its sequence here and gives it ba
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from serve_app.engines.llama_cpp.job import Job
 from serve_app.engines.llama_cpp.kv import KvPool
-from serve_app.engines.llama_cpp.prefix_cache import PrefixCache, common_prefix
+from serve_app.engines.llama_cpp.prefix_cache import NOTHING, Match, PrefixCache
+from serve_app.engines.llama_cpp.radix import Tokens
 
 _MIN_SHARED = 8
 """Shorter common starts are not worth a pass over the cells."""
@@ -28,6 +30,8 @@ class Sharing:
     def __init__(self, pool: KvPool, cache: PrefixCache) -> None:
         self._pool = pool
         self._cache = cache
+        self._jobs: dict[int, Job] = {}
+        """Running jobs whose prompts others may share, by their sequence."""
 
     def make_room_for(self, job: Job, headroom: int, *, must_fit: bool) -> bool:
         """Evict until a job has the cells and the sequence id that it needs; False if it cannot.
@@ -37,70 +41,48 @@ class Sharing:
             headroom: Cells besides those of its tokens.
             must_fit: Without it a job is let in whatever the cells say, for it runs alone.
         """
-        source = self._cache.best(np.array(job.tokens, dtype=np.int32), salt=job.cache_salt)
-        need = len(job.tokens) - source.n_tokens + headroom
-        if must_fit and self._pool.n_cells - self._pool.active < need:
+        match = self._best(job)
+        need = self._need(job, match, headroom)
+        if must_fit and self._pool.n_cells - self._pool.active < need.active:
             return False  # not even with everything evicted
-        if not self.make_room(need, but=source.seq_id) and must_fit:
+        if not self._cache.make_room(need.free, but=match) and must_fit:
             return False
-        return self._pool.has_free_sequence or self._cache.evict(but=source.seq_id)
+        return self._pool.has_free_sequence or self._cache.free_sequence(but=match)
 
     def fits_without(self, others: Iterable[Job], job: Job, headroom: int) -> bool:
         """Whether a job would find room once some running ones have gone."""
-        source = self._cache.best(np.array(job.tokens, dtype=np.int32), salt=job.cache_salt)
-        need = len(job.tokens) - source.n_tokens + headroom
+        need = self._need(job, self._best(job), headroom)
         leaving = [other.seq_id for other in others if other.seq_id is not None]
         staying = self._pool.active - self._pool.held_only_by(leaving)
-        return self._pool.n_cells - staying >= need
+        return self._pool.n_cells - staying >= need.active
 
-    def make_room(self, n_cells: int, *, but: int | None = None) -> bool:
+    @property
+    def free_cells(self) -> int:
+        """Cells that can be had without sending a job away."""
+        return self._pool.n_cells - self._pool.active
+
+    def make_room(self, n_cells: int) -> bool:
         """Evict until so many cells are free; False if there is nothing left to evict."""
-        while self._pool.free < n_cells:
-            if not self._cache.evict(but=but):
-                return False
-        return True
+        return self._cache.make_room(n_cells)
 
     def evict(self) -> bool:
         """Give up some kept KV memory; False if there is none."""
         return self._cache.evict()
 
-    def enter(self, job: Job, running: Iterable[Job]) -> None:
+    def enter(self, job: Job) -> None:
         """Give a job its sequence; `make_room_for` has said that there is one."""
         job.seq_id = self._pool.acquire()
-        self.begin(job, running)
-
-    def begin(self, job: Job, running: Iterable[Job]) -> None:
-        """Share the longest start that is computed already, or wait for one that is under way."""
-        job.leader = None
-        if job.seq_id is None or not self._cache.enabled or job.wants_prompt_logprobs:
-            return
-        tokens = np.array(job.tokens[:-1], dtype=np.int32)  # one row is needed for its logits
-        source, n_shared = self._cache.best(tokens, salt=job.cache_salt)
-        leader, n_leader = None, 0
-        for other in running:
-            if other is job or other.leader is not None or other.wants_prompt_logprobs:
-                continue
-            if other.cache_salt != job.cache_salt:
-                continue
-            n = common_prefix(tokens, np.array(other.tokens, dtype=np.int32))
-            if min(n, other.n_past) > n_shared:
-                source, n_shared = other.seq_id, min(n, other.n_past)
-            if n > n_leader:
-                leader, n_leader = other, n
-        if leader is not None and n_leader - n_shared >= _MIN_WAIT:
-            job.leader, job.leader_tokens = leader, n_leader
-            return
-        if source is not None and n_shared >= _MIN_SHARED:
-            self._pool.share(source, job.seq_id, n_shared)
-            job.n_past = n_shared
-            if len(job.tokens) == job.n_prompt and not job.n_preemptions:
-                job.answer.cached_tokens = n_shared
+        if self._shares(job):
+            tokens = np.array(job.tokens, dtype=np.int32)
+            self._cache.announce(job.seq_id, tokens, salt=job.cache_salt)
+            self._jobs[job.seq_id] = job
+            self._begin(job)
 
     def resume(self, running: Iterable[Job]) -> None:
         """Let jobs go on whose leader has computed what they waited for, or has gone."""
         for job in running:
             if job.leader is not None and _is_done(job.leader, job.leader_tokens):
-                self.begin(job, running)
+                self._begin(job)
 
     def leave(self, job: Job, *, keep: bool) -> None:
         """Take a job's sequence back.
@@ -111,11 +93,67 @@ class Sharing:
         """
         if job.seq_id is None:
             return
+        self._jobs.pop(job.seq_id, None)
         if keep:
             self._cache.keep(job.seq_id, job.tokens[: job.n_past], salt=job.cache_salt)
         else:
-            self._pool.release(job.seq_id)
+            self._cache.drop(job.seq_id)
         job.seq_id = None
+
+    def _begin(self, job: Job) -> None:
+        # Share the longest start that is computed already, or wait for one that is under way.
+        job.leader = None
+        if job.seq_id is None:
+            return
+        match = self._best(job)
+        leader = self._leader(job, at_least=match.n_tokens + _MIN_WAIT)
+        if leader is not None:
+            job.leader, job.leader_tokens = leader
+            return
+        if match.seq_id is not None and match.n_tokens >= _MIN_SHARED:
+            self._pool.share(match.seq_id, job.seq_id, match.n_tokens)
+            job.n_past = match.n_tokens
+            if len(job.tokens) == job.n_prompt and not job.n_preemptions:
+                job.answer.cached_tokens = match.n_tokens
+
+    def _leader(self, job: Job, *, at_least: int) -> tuple[Job, int] | None:
+        # Who computes the longest start in common, and how much that is. One that waits itself is
+        # no leader: when it goes on, those behind it choose again.
+        for n_tokens, holders in self._cache.sharers(_shareable(job), salt=job.cache_salt):
+            if n_tokens < at_least:
+                break
+            others = [self._jobs[seq_id] for seq_id in holders if seq_id in self._jobs]
+            leaders = [other for other in others if other is not job and other.leader is None]
+            if leaders:
+                return max(leaders, key=lambda other: other.n_past), n_tokens
+        return None
+
+    def _best(self, job: Job) -> Match:
+        if not self._shares(job):
+            return NOTHING
+        return self._cache.best(_shareable(job), salt=job.cache_salt)
+
+    def _need(self, job: Job, match: Match, headroom: int) -> "_Need":
+        free = len(job.tokens) - match.n_tokens + headroom
+        if match.seq_id is None:
+            return _Need(free, free)
+        return _Need(free, free + self._pool.inactive(match.seq_id, match.n_tokens))
+
+    def _shares(self, job: Job) -> bool:
+        return self._cache.enabled and not job.wants_prompt_logprobs
+
+
+class _Need(NamedTuple):
+    """What a job asks of KV memory."""
+
+    free: int
+    """Cells that it is going to fill."""
+    active: int
+    """Cells that nobody can evict any more once it runs: also what it wakes of a kept sequence."""
+
+
+def _shareable(job: Job) -> Tokens:
+    return np.array(job.tokens[:-1], dtype=np.int32)  # one row is needed for its logits
 
 
 def _is_done(leader: Job, n_tokens: int) -> bool:
