@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
-    """An answer that has begun. Iterate `chunks` to its end, or close it."""
+    """An answer that has begun. Iterate `batches` to its end, or close it."""
 
     identity: ModelIdentity
     cache: CacheState
@@ -52,17 +52,18 @@ class Generation:
     called_at: float | None
     """Monotonic time at which the model (or a running generation) was asked; None for a hit."""
     first: tuple[GenerationChunk, ...]
-    _rest: AsyncGenerator[GenerationChunk, None] | None = field(default=None, repr=False)
+    _rest: AsyncGenerator[tuple[GenerationChunk, ...], None] | None = field(
+        default=None, repr=False
+    )
     _listener: AsyncGenerator[ReplyBatch, None] | None = field(default=None, repr=False)
 
-    async def chunks(self) -> AsyncGenerator[GenerationChunk, None]:
-        """Yield the whole answer, the first chunks included."""
-        for chunk in self.first:
-            yield chunk
+    async def batches(self) -> AsyncGenerator[tuple[GenerationChunk, ...], None]:
+        """Yield the whole answer, as its chunks came, the first ones included."""
+        yield self.first
         if self._rest is not None:
             async with aclosing(self._rest) as rest:
-                async for chunk in rest:
-                    yield chunk
+                async for batch in rest:
+                    yield batch
 
     async def close(self) -> None:
         """Give the answer up; the last listener's leaving frees the slot."""
@@ -127,6 +128,8 @@ class Generator:
         try:
             async with asyncio.timeout_at(due_at):
                 head = await anext(listener)
+                if not job.stream:  # the whole of it: what is left to do is to store it
+                    await anext(listener, None)
         except TimeoutError:
             await listener.aclose()
             missing = "first token" if job.stream else "answer"
@@ -146,7 +149,7 @@ class Generator:
             retries=head.retries,
             called_at=called_at,
             first=head.chunks,
-            _rest=_until(listener, job.deadline_at),
+            _rest=_until(listener, job.deadline_at) if job.stream else None,
             _listener=listener,
         )
 
@@ -237,7 +240,7 @@ def _for_reader(chunk: GenerationChunk) -> GenerationChunk:
 
 async def _until(
     listener: AsyncGenerator[ReplyBatch, None], deadline_at: float
-) -> AsyncGenerator[GenerationChunk, None]:
+) -> AsyncGenerator[tuple[GenerationChunk, ...], None]:
     """Yield the rest of a flight's chunks, within the deadline."""
     async with aclosing(listener):
         while True:
@@ -248,5 +251,4 @@ async def _until(
                 raise DeadlineExceeded("the answer was not complete within the deadline") from None
             except StopAsyncIteration:
                 return
-            for chunk in batch.chunks:
-                yield chunk
+            yield batch.chunks

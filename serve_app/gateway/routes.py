@@ -35,7 +35,7 @@ from serve_app.gateway.prepare import Inbound, Prepared, prepare_chat, prepare_c
 from serve_app.gateway.priority import priority_of
 from serve_app.gateway.registry_routes import add_registry_routes
 from serve_app.gateway.retrain_routes import add_retrain_route
-from serve_app.gateway.service import Exchange
+from serve_app.gateway.service import Exchange, Service
 from serve_app.gateway.spans import describe_assignment, traced
 from serve_app.gateway.wire import ChatBody, CompletionBody, parse_chat, parse_completion
 from serve_app.telemetry.tracing import NOT_TRACED, Span
@@ -199,7 +199,7 @@ async def _answer(
                 body = await active.service.complete(exchange)
             finally:
                 release()
-            return _json(body, headers=exchange.headers())
+            return _Answer(body, active.service, exchange)
         events = await active.service.open_stream(exchange)
     except RequestError as error:
         return _error_response(request, error, headers=exchange.headers())
@@ -209,6 +209,23 @@ async def _answer(
         headers={**exchange.headers(), "x-accel-buffering": "no"},
         span=inbound.span,
     )
+
+
+class _Answer(Response):
+    """An answer in one piece, accounted for once it is out: the client need not wait for that."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, service: Service, exchange: Exchange) -> None:
+        super().__init__(body, headers=exchange.headers())
+        self._service = service
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._service.account(self._exchange)
 
 
 class _EventStream(StreamingResponse):

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from experiments.events.records import CacheState, Outcome, OutcomeStatus
 from serve_app.engines.protocol import GenerationChunk, Usage
 from serve_app.errors import InternalError, RequestError, error_body
@@ -51,6 +53,8 @@ class Exchange:
     usages: list[Usage] = field(default_factory=list)
     answer: str | None = None
     """The whole answer as the model wrote it; None until there is one, and for batches."""
+    ended: float | None = None
+    """Monotonic time at which the answer was ready; None while it is not."""
 
     @property
     def waited_s(self) -> float:
@@ -111,8 +115,8 @@ class Service:
         self._shadow = shadow
         self._metrics = metrics
 
-    async def complete(self, exchange: Exchange) -> dict[str, Any]:
-        """Return the body of a finished answer.
+    async def complete(self, exchange: Exchange) -> bytes:
+        """Return the body of a finished answer. Call `account` once it is on its way.
 
         Raises:
             RequestError: If any of the jobs fails.
@@ -132,7 +136,7 @@ class Service:
                 (answer, response_of(answer.text) if text_only else answer.text)
                 for answer in answers
             ]
-            body = self._renderer(exchange).complete(shown, exchange.fingerprint)
+            body = orjson.dumps(self._renderer(exchange).complete(shown, exchange.fingerprint))
         except ExceptionGroup as group_error:
             error = _first_request_error(group_error)
             self._leave(exchange, error)
@@ -140,8 +144,13 @@ class Service:
         except BaseException as error:
             self._leave(exchange, error)
             raise
-        self._leave(exchange, None)
+        exchange.ended = time.monotonic()
+        describe_exchange(exchange, None)  # here, because the span ends before the answer leaves
         return body
+
+    def account(self, exchange: Exchange) -> None:
+        """Count and record an answer from `complete`: after the client has it, not before."""
+        self._leave(exchange, None)
 
     async def open_stream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         """Return the events of a stream, once its first token is there. Iterate or close it.
@@ -166,8 +175,8 @@ class Service:
 
     async def _finish(self, exchange: Exchange, generation: Generation) -> GenerationChunk:
         self._note(exchange, generation)
-        async with aclosing(generation.chunks()) as pieces:
-            chunks = [chunk async for chunk in pieces]
+        async with aclosing(generation.batches()) as batches:
+            chunks = [chunk async for batch in batches for chunk in batch]
         exchange.model_wait(generation.called_at)
         answer = merge_chunks(chunks)
         exchange.usages.append(answer.usage)
@@ -186,30 +195,35 @@ class Service:
         try:
             yield b""
             opening = renderer.opening(fingerprint)
-            if opening is not None:
-                yield sse(opening)
-            async with aclosing(generation.chunks()) as chunks:
-                async for chunk in chunks:
-                    last = chunk
-                    text = chunk.text
-                    raw.append(text)
-                    if extractor is not None:
-                        text = extractor.feed(text)
-                    event = renderer.piece(chunk, text, fingerprint)
-                    if event is not None:
-                        yield sse(event)
+            # What came together leaves together: a write costs more than the events in it.
+            ready = [] if opening is None else [sse(opening)]
+            async with aclosing(generation.batches()) as batches:
+                async for batch in batches:
+                    for chunk in batch:
+                        last = chunk
+                        text = chunk.text
+                        raw.append(text)
+                        if extractor is not None:
+                            text = extractor.feed(text)
+                        event = renderer.piece(chunk, text, fingerprint)
+                        if event is not None:
+                            ready.append(sse(event))
+                    if ready:
+                        yield b"".join(ready)
+                        ready.clear()
             if last is None or last.finish_reason is None:
                 raise InternalError("the answer ended without a reason")
             if extractor is not None and not extractor.found and last.text is not None:
                 event = renderer.piece(last, "".join(raw), fingerprint)
                 if event is not None:
-                    yield sse(event)
+                    ready.append(sse(event))
             exchange.finish_reason = last.finish_reason
             exchange.answer = "".join(raw)
-            yield sse(renderer.closing(last.finish_reason, fingerprint))
+            ready.append(sse(renderer.closing(last.finish_reason, fingerprint)))
             if exchange.prepared.include_usage:
-                yield sse(renderer.usage(last.usage, fingerprint))
-            yield DONE
+                ready.append(sse(renderer.usage(last.usage, fingerprint)))
+            ready.append(DONE)
+            yield b"".join(ready)
         except RequestError as error:
             failure = error
             yield sse(error_body(error, exchange.request_id))
@@ -259,9 +273,10 @@ class Service:
 
     def _leave(self, exchange: Exchange, error: BaseException | None) -> None:
         """Count and record how the request ended. Called exactly once per `_enter`."""
-        describe_exchange(exchange, error)
+        if exchange.ended is None:
+            describe_exchange(exchange, error)
         decision = exchange.prepared.decision
-        duration_s = time.monotonic() - exchange.started
+        duration_s = (exchange.ended or time.monotonic()) - exchange.started
         status, code = _status_of(error)
         metrics, variant = self._metrics, decision.variant
         metrics.active.labels(variant).dec()

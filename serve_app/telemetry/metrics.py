@@ -5,6 +5,7 @@ others are `carril_*` in base units. Label values come from closed sets: variant
 error codes, cache states. Each process has a registry of its own; `merge` joins them.
 """
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -194,6 +195,22 @@ class GatewayMetrics:
             "carril_config_info", "1 for the configuration in force.", ("hash",), registry=r
         )
         self.traces = trace_counters(r)
+        # What every request counts. A look at the labels costs more than the counting, so each
+        # series is looked up once. Not for metrics that are cleared: their series go.
+        for metric in (
+            self.requests,
+            self.successes,
+            self.duration_ms,
+            self.tokens,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.active,
+            self.ttft_s,
+            self.cache,
+            self.exposures,
+            self.assignments,
+        ):
+            setattr(metric, "labels", functools.cache(metric.labels))  # noqa: B010 (for mypy)
 
     def refresh(self, variants: list[str]) -> None:
         """Update series that are derived at scrape time."""
