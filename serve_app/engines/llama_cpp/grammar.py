@@ -2,12 +2,14 @@
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.engines.llama_cpp.binding import library
+from serve_app.engines.llama_cpp.forced import Path, Spots, TokenIndex
 from serve_app.engines.llama_cpp.text import is_utf8_start, unfinished_tail
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.errors import InvalidSchema
@@ -25,14 +27,18 @@ class Grammar:
         gbnf: Grammar text with a rule `root`. It must have passed the check in the helper process.
         vocabulary: The model's tokens.
         vocab_handle: The `llama_vocab` pointer.
+        index: The same tokens by their bytes; None where forced text is not asked for.
 
     Raises:
         InvalidSchema: If llama.cpp does not accept it.
     """
 
-    def __init__(self, gbnf: str, vocabulary: Vocabulary, vocab_handle: Any) -> None:
+    def __init__(
+        self, gbnf: str, vocabulary: Vocabulary, vocab_handle: Any, index: TokenIndex | None = None
+    ) -> None:
         self._lib = library()
         self._vocabulary = vocabulary
+        self._spots = Spots(index) if index is not None else None
         self._sampler = self._lib.llama_sampler_init_grammar(vocab_handle, gbnf.encode(), b"root")
         if not self._sampler:
             # NOTE: a NULL sampler in a chain is a segmentation fault, so it must get no further.
@@ -41,14 +47,24 @@ class Grammar:
 
     def start(self) -> "GrammarWalk":
         """Return the state of one answer."""
-        return GrammarWalk(self._lib.llama_sampler_clone(self._sampler), self._vocabulary)
+        sampler = self._lib.llama_sampler_clone(self._sampler)
+        return GrammarWalk(sampler, self._vocabulary, self._spots)
 
 
 class GrammarWalk:
-    """How far one answer has come in its grammar. Only the engine thread uses it."""
+    """How far one answer has come in its grammar. Only the engine thread uses it.
 
-    def __init__(self, sampler: Any, vocabulary: Vocabulary) -> None:
+    Args:
+        sampler: State in C; owned by this object from now on.
+        vocabulary: The model's tokens.
+        spots: Forced text of the same grammar; None finds none.
+    """
+
+    def __init__(self, sampler: Any, vocabulary: Vocabulary, spots: Spots | None = None) -> None:
         self._lib = library()
+        self._vocabulary = vocabulary
+        self._spots = spots
+        self._path = Path()
         self._sampler = sampler
         self._unsafe = vocabulary.unsafe_in_grammar
         self._unsafe_ids = vocabulary.unsafe_in_grammar_ids
@@ -72,6 +88,30 @@ class GrammarWalk:
         """Step over a token. It must be allowed: llama.cpp ends the process otherwise."""
         self._lib.llama_sampler_accept(self._sampler, token)
         self._unfinished = unfinished_tail(self._unfinished + self._pieces[token])
+        if self._spots is not None:
+            self._path.add(self._pieces[token])
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """Tokens that must come next, as far as that is certain; often none."""
+        if self._spots is None or self._path.in_string or self._unfinished:
+            return ()
+        spot = self._spots.get(self._path.value)
+        if spot is None:
+            copy = GrammarWalk(self._lib.llama_sampler_clone(self._sampler), self._vocabulary)
+            try:
+                spot = self._spots.explore(self._path.value, copy)
+            finally:
+                copy.close()
+        if spot.is_free:
+            self._path.enter_string()
+        return spot.tokens
+
+    def allowed_of(self, tokens: Sequence[int]) -> list[int]:
+        """Return those tokens that may come next, in their order."""
+        candidates = np.zeros(len(tokens), dtype=CANDIDATE)
+        candidates["id"] = tokens
+        return [int(token) for token in self.mask(candidates)["id"]]
 
     @property
     def complete(self) -> bool:

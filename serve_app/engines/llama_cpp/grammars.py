@@ -4,6 +4,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 
+from serve_app.engines.llama_cpp.forced import TokenIndex
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.grammar_checker import GrammarChecker
 from serve_app.engines.llama_cpp.model import Model
@@ -20,11 +21,13 @@ class GrammarStore:
     Args:
         model: Open model.
         vocabulary: Its tokens.
+        find_forced: Whether the grammars tell forced text.
     """
 
-    def __init__(self, model: Model, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: Model, vocabulary: Vocabulary, *, find_forced: bool = True) -> None:
         self._model = model
         self._vocabulary = vocabulary
+        self._index = TokenIndex(vocabulary) if find_forced else None
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, Grammar | str] = OrderedDict()
         self._checker = GrammarChecker(model.path)
@@ -55,7 +58,7 @@ class GrammarStore:
         try:
             gbnf = compile_schema(schema)
             self._checker.check(gbnf)
-            grammar = Grammar(gbnf, self._vocabulary, self._model.vocab)
+            grammar = Grammar(gbnf, self._vocabulary, self._model.vocab, self._index)
         except InvalidSchema as error:
             self._remember(schema, error.message)
             raise

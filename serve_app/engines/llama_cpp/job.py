@@ -4,9 +4,13 @@ import time
 
 from serve_app.engines.llama_cpp.answer import Answer
 from serve_app.engines.llama_cpp.channel import Channel
+from serve_app.engines.llama_cpp.drafts import Lookup
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.sampling import TokenSampler
 from serve_app.engines.protocol import GenerationRequest, SamplingParams, Timings
+
+_FEW_ROWS = 32
+"""Rows of forced text that count as decoding; more are computed like a prompt."""
 
 
 class Job:
@@ -69,6 +73,10 @@ class Job:
         """A running job that is computing a prefix this one is going to share."""
         self.leader_tokens = 0
         """How many tokens of the leader are waited for."""
+        self.lookup: Lookup | None = None
+        """Where guesses come from; None makes none."""
+        self.planned_at = 0
+        """Number of the last plan that it had a part in."""
 
     @property
     def n_pending(self) -> int:
@@ -85,8 +93,25 @@ class Job:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the next step gives this job its next token for one row."""
-        return self.n_pending == 1 and self.n_past > 0
+        """Whether the next step gives this job its next token for one row, or for a few."""
+        return 0 < self.n_pending <= _FEW_ROWS and self.n_past > 0 and self.is_answering
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the answer has begun."""
+        return len(self.tokens) > self.n_prompt
+
+    @property
+    def guess_rate(self) -> float:
+        """Probability that a guessed token is right; 0 if none can be guessed."""
+        return self.lookup.rate if self.lookup is not None else 0.0
+
+    def guess(self, n: int) -> tuple[int, ...]:
+        """Return at most `n` tokens that may come next, within the answer's length."""
+        if self.lookup is None:
+            return ()
+        self.lookup.follow(self.tokens)
+        return self.lookup.propose(min(n, self.max_length - len(self.tokens) - 1))
 
     def to_waiting(self) -> None:
         """Forget the KV memory; what is not kept is computed again when it is admitted anew."""

@@ -63,6 +63,7 @@ class TokenSampler:
         self.grammar = grammar
         self._lib = library()
         self._n_vocab = n_vocab
+        self._may_force = params.logprobs is None
         self._penalised = params.frequency_penalty != 0 or params.presence_penalty != 0
         self._chain = None
         if params.temperature >= _GREEDY_BELOW or self._penalised:
@@ -86,6 +87,25 @@ class TokenSampler:
             if self._penalised:
                 self._lib.llama_sampler_accept(self._chain, token)
         return token
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """Tokens that the grammar leaves no choice about; none where somebody asks how likely."""
+        if self.grammar is None or not self._may_force:
+            return ()
+        return self.grammar.forced
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the grammar says that the answer ends here."""
+        return self.grammar is not None and self.grammar.complete
+
+    def feed(self, token: int) -> None:
+        """Take over a token that was forced."""
+        if self.grammar is not None:
+            self.grammar.accept(token)
+        if self._penalised:
+            self._lib.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
         """Free the C objects. Idempotent."""

@@ -3,19 +3,46 @@
 Pure bookkeeping; the engine thread owns it and does the decoding.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from serve_app.engines.llama_cpp import batching
 from serve_app.engines.llama_cpp.job import Job
+from serve_app.engines.llama_cpp.row_costs import RowCosts
 from serve_app.engines.llama_cpp.seats import Seats
 from serve_app.engines.llama_cpp.sharing import Sharing
 
+_MAX_GUESS = 8
+"""Tokens guessed for one answer in one step."""
 
-class Part(NamedTuple):
-    """A job's share of a batch."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A job's share of a batch: tokens that it has, guesses behind them, blanks behind those."""
 
     job: Job
     n_tokens: int
     n_outputs: int
+    """Of the last tokens and guesses, how many get logits; a guess needs them."""
+    guesses: tuple[int, ...] = ()
+    n_blanks: int = 0
+    """Rows that are computed for nothing, because the step is faster with them."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the batch that it takes."""
+        return self.n_tokens + len(self.guesses) + self.n_blanks
+
+
+class Tricks(NamedTuple):
+    """What the batches may do beside the plain thing."""
+
+    packing: bool = True
+    prompt_lookup: bool = True
+
+
+ALL_TRICKS = Tricks()
 
 
 class Scheduler:
@@ -26,40 +53,117 @@ class Scheduler:
         n_slots: Jobs that run together.
         n_batch: Rows per batch.
         n_outputs: Rows with logits per batch, at least `n_slots`.
+        costs: What steps cost; learned by who computes them.
+        tricks: What is allowed.
     """
 
-    def __init__(self, sharing: Sharing, *, n_slots: int, n_batch: int, n_outputs: int) -> None:
+    def __init__(
+        self,
+        sharing: Sharing,
+        *,
+        n_slots: int,
+        n_batch: int,
+        n_outputs: int,
+        costs: RowCosts | None = None,
+        tricks: Tricks = ALL_TRICKS,
+    ) -> None:
         self.seats = Seats(sharing, n_slots)
         self.waiting = self.seats.waiting
         self.running = self.seats.running
         self._sharing = sharing
         self._n_batch = n_batch
         self._n_outputs = n_outputs
+        self._costs = costs or RowCosts()
+        self._tricks = tricks
+        self._n_plans = 0
 
     def admit(self) -> None:
         """Give free slots, and those of lesser jobs, to jobs that wait, as KV memory allows."""
         self.seats.admit()
 
-    def plan(self, prefill_rows: int) -> list[Part]:
-        """Choose the rows of the next batch: one for each decoding job, then prefill.
-
-        Args:
-            prefill_rows: Rows that prompts may take in this step.
-        """
+    def plan(self) -> list[Part]:
+        """Choose the rows of the next batch: those of decoding jobs, then prompts or guesses."""
+        self._n_plans += 1
         self._sharing.resume(self.running)
+        decoding = [job for job in self.running if job.is_decoding and job.leader is None]
+        others = [job for job in self.running if not job.is_decoding and job.leader is None]
+        if self._tricks.packing and not others and len(decoding) > 1:
+            decoding.sort(key=lambda job: job.planned_at)
+            decoding = decoding[: batching.group(self._costs, [job.n_pending for job in decoding])]
+        parts = self._decode(decoding)
+        if others:
+            parts += self._prefill(others, parts)
+        elif parts:
+            parts = self._fill(parts)
+        parts = self._fit(parts)
+        for part in parts:
+            part.job.planned_at = self._n_plans
+        return parts
+
+    def _decode(self, jobs: list[Job]) -> list[Part]:
         parts: list[Part] = []
         rows, outputs = self._n_batch, self._n_outputs
-        for job in sorted(self.running, key=lambda job: not job.is_decoding):
-            limit = rows if job.is_decoding else min(rows, prefill_rows)
-            part = _part(job, limit, outputs)
-            if part is None:
-                continue
-            rows -= part.n_tokens
-            outputs -= part.n_outputs
-            if not job.is_decoding:
-                prefill_rows -= part.n_tokens
-            parts.append(part)
-        return self._fit(parts)
+        for job in jobs:
+            part = _part(job, rows, outputs)
+            if part is not None:
+                rows -= part.n_tokens
+                outputs -= part.n_outputs
+                parts.append(part)
+        return parts
+
+    def _prefill(self, jobs: list[Job], decode: list[Part]) -> list[Part]:
+        n_rows = sum(part.n_tokens for part in decode)
+        left = self._n_batch - n_rows
+        outputs = self._n_outputs - sum(part.n_outputs for part in decode)
+        rows = batching.prompt_rows(self._costs, n_rows, max_rows=left, blocks=self._tricks.packing)
+        parts: list[Part] = []
+        for job in jobs:
+            part = _part(job, min(rows, left), outputs)
+            if part is not None:
+                rows -= part.n_tokens
+                left -= part.n_tokens
+                outputs -= part.n_outputs
+                parts.append(part)
+        return parts
+
+    def _fill(self, parts: list[Part]) -> list[Part]:
+        # Rows beyond those that are needed: guesses that are likely enough, or blanks.
+        if not (self._tricks.packing or self._tricks.prompt_lookup):
+            return parts
+        n_rows = sum(part.n_tokens for part in parts)
+        room = min(self._n_batch - n_rows, self._sharing.free_cells - n_rows)
+        outputs = self._n_outputs - sum(part.n_outputs for part in parts)
+        hope = max((part.job.guess_rate for part in parts), default=0.0)
+        spare = self._spare(parts, n_rows, [hope] * min(room, outputs), room)
+        if not spare:
+            return parts
+        guesses = self._guesses(parts, min(spare, outputs)) if hope else []
+        spare = self._spare(parts, n_rows, [guess.chance for guess in guesses], room)
+        taken: dict[int, int] = {}
+        for guess in guesses[:spare]:
+            taken[guess.part] = taken.get(guess.part, 0) + 1
+        filled = [
+            _with_guesses(part, taken[at]) if at in taken else part for at, part in enumerate(parts)
+        ]
+        blanks = spare - len(guesses[:spare])
+        if blanks > 0:
+            last = filled[-1]
+            filled[-1] = Part(last.job, last.n_tokens, last.n_outputs, last.guesses, blanks)
+        return filled
+
+    def _spare(self, parts: list[Part], n_rows: int, chances: Sequence[float], room: int) -> int:
+        rows = batching.spare_rows(self._costs, len(parts), n_rows, chances)
+        if not self._tricks.packing:  # no blanks
+            rows = min(rows, len(chances))
+        return max(0, min(rows, room))
+
+    def _guesses(self, parts: list[Part], n: int) -> list["_Guess"]:
+        found: list[_Guess] = []
+        for at, part in enumerate(parts):
+            chance = part.job.guess_rate
+            n_guessed = len(part.job.guess(min(n, _MAX_GUESS)))
+            found += [_Guess(chance ** (place + 1), at) for place in range(n_guessed)]
+        return sorted(found, reverse=True)[:n]
 
     def retire(self, job: Job, *, keep: bool) -> None:
         """Take a job out, wherever it is.
@@ -83,11 +187,23 @@ class Scheduler:
     def _fit(self, parts: list[Part]) -> list[Part]:
         # Jobs are admitted with some headroom, not with their longest possible answer. When cells
         # run out nonetheless, a job goes back to the line: of the least class, the newest.
-        while not self._sharing.make_room(sum(part.n_tokens for part in parts)):
+        while not self._sharing.make_room(sum(part.n_rows for part in parts)):
             victim = self.seats.last()
             self.seats.preempt(victim)
             parts = [part for part in parts if part.job is not victim]
         return parts
+
+
+class _Guess(NamedTuple):
+    """A guessed row: how likely it is right, and whose."""
+
+    chance: float
+    part: int
+
+
+def _with_guesses(part: Part, n: int) -> Part:
+    guesses = part.job.guess(n)
+    return Part(part.job, part.n_tokens, part.n_outputs + len(guesses), guesses)
 
 
 def _part(job: Job, rows: int, outputs: int) -> Part | None:

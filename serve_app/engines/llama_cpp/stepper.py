@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from serve_app.engines.llama_cpp.channel import Outbox
 from serve_app.engines.llama_cpp.context import Context, Rows
+from serve_app.engines.llama_cpp.drafts import Lookup
 from serve_app.engines.llama_cpp.job import Job
 from serve_app.engines.llama_cpp.kv import KvPool
 from serve_app.engines.llama_cpp.logprobs import token_logprob
-from serve_app.engines.llama_cpp.pacing import PrefillPace
 from serve_app.engines.llama_cpp.prefix_cache import PrefixCache
+from serve_app.engines.llama_cpp.row_costs import RowCosts, calibrate
 from serve_app.engines.llama_cpp.sampling import TokenSampler
-from serve_app.engines.llama_cpp.scheduler import Part, Scheduler
+from serve_app.engines.llama_cpp.scheduler import ALL_TRICKS, Part, Scheduler, Tricks
 from serve_app.engines.llama_cpp.sharing import Sharing
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
-from serve_app.engines.protocol import FinishReason
+from serve_app.engines.protocol import FinishReason, TokenLogprob
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ _MAX_FAILED_STEPS = 8
 _JUDGE_S = 0.1
 """Pause between two looks for requests that cannot meet their deadline."""
 _NO_KV = 1
+_CALIBRATION_S = 2.0
+"""Time at load for learning what batches cost."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,9 @@ class Counters:
     steps: int = 0
     step_rows: int = 0
     cancelled: int = 0
+    forced_tokens: int = 0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
     refused_late: int = 0
 
 
@@ -55,6 +61,7 @@ class Stepper:
         n_ctx: Longest sequence, in tokens.
         n_kept: Finished sequences kept for their prefixes.
         on_done: Called once per job that has left.
+        tricks: What batches may do beside the plain thing.
     """
 
     def __init__(
@@ -66,9 +73,11 @@ class Stepper:
         n_ctx: int,
         n_kept: int,
         on_done: Callable[[Job], None],
+        tricks: Tricks = ALL_TRICKS,
     ) -> None:
         self.counters = Counters()
         self.context = context
+        self.costs = RowCosts()
         self.pool = KvPool(
             context, n_cells=context.n_cells, n_sequences=context.n_sequences, n_ctx=n_ctx
         )
@@ -77,11 +86,13 @@ class Stepper:
             n_slots=n_slots,
             n_batch=context.n_batch,
             n_outputs=context.n_outputs,
+            costs=self.costs,
+            tricks=tricks,
         )
+        self._tricks = tricks
         self._vocabulary = vocabulary
         self._n_ctx = n_ctx
         self._on_done = on_done
-        self._pace = PrefillPace(context.n_batch)
         self._outbox = Outbox()
         self._n_failed_steps = 0
         self._judged_at = 0.0
@@ -91,8 +102,28 @@ class Stepper:
         """Whether there is nothing to compute."""
         return not self.scheduler.running and not self.scheduler.waiting
 
+    def calibrate(self) -> None:
+        """Learn what batches cost. Call it before the first job; it takes some two seconds."""
+        calibrate(
+            self.costs,
+            self._time_step,
+            max_rows=min(self.context.n_batch, self.context.n_outputs, self.pool.n_cells),
+            budget_s=_CALIBRATION_S,
+        )
+
+    def _time_step(self, n_rows: int) -> float:
+        started = time.monotonic()
+        code = self.context.decode([Rows(0, 0, [0] * n_rows, n_rows)])
+        seconds = time.monotonic() - started
+        self.context.cut(0, 0)
+        if code != 0:
+            raise EngineFailed(f"the model computes nothing: llama_decode returned {code}")
+        return seconds
+
     def add(self, job: Job) -> None:
         """Queue a job."""
+        if self._tricks.prompt_lookup and job.params.temperature == 0:
+            job.lookup = Lookup(job.tokens, job.max_length)
         self.scheduler.waiting.add(job)
 
     def cancel(self, job: Job) -> None:
@@ -143,19 +174,20 @@ class Stepper:
                 self._fail(job, Overloaded(reason, None, wait_s))
 
     def _step(self) -> None:
-        parts = self.scheduler.plan(self._pace.rows)
+        parts = self.scheduler.plan()
         if not parts:
             return
         started = time.monotonic()
-        code = self.context.decode([_rows(part) for part in parts])
+        code = self.context.decode([rows for part in parts for rows in _rows(part)])
         if code == _NO_KV and self.scheduler.relieve():
             return  # memory is as it was: the next plan is smaller
         if code != 0:
             self._recover(parts, code)
             return
         self._n_failed_steps = 0
-        n_rows = sum(part.n_tokens for part in parts)
-        self._pace.record(n_rows, time.monotonic() - started)
+        n_rows = sum(part.n_rows for part in parts)
+        n_outputs = sum(part.n_outputs for part in parts)
+        self.costs.record(n_rows, n_outputs, time.monotonic() - started)
         self.counters.steps += 1
         self.counters.step_rows += n_rows
         self._take(parts)
@@ -169,8 +201,9 @@ class Stepper:
         for part in parts:
             self._resync(part.job)
         for part in parts:
-            part = part._replace(n_tokens=min(part.n_tokens, part.job.n_pending))
-            if len(parts) > 1 and self.context.decode([_rows(part)]) == 0:
+            n_tokens = min(part.n_tokens, part.job.n_pending)
+            part = Part(part.job, n_tokens, min(part.n_outputs - len(part.guesses), n_tokens))
+            if len(parts) > 1 and self.context.decode(_rows(part)) == 0:
                 self._n_failed_steps = 0
                 self._take([part])
                 continue
@@ -188,34 +221,105 @@ class Stepper:
         for part in parts:
             job = part.job
             if job.seq_id is not None:
-                self.pool.grew(job.seq_id, part.n_tokens)
-            first = job.n_past
+                self.pool.grew(job.seq_id, part.n_rows)
             job.n_past += part.n_tokens
-            row += part.n_tokens
+            first_output = row + part.n_tokens + len(part.guesses) - part.n_outputs
+            row += part.n_rows
+            block = None
             if logits is not None and part.n_outputs:
                 block = logits[output : output + part.n_outputs]
                 output += part.n_outputs
-                try:
-                    self._read(job, first + part.n_tokens - part.n_outputs, block, row - 1)
-                except EngineFailed as error:
-                    self._fail(job, error)
-                except Exception:  # one request's fault must not end the others
-                    logger.exception("request %s failed", job.request_id)
-                    self._fail(job, EngineFailed("the engine failed on this request"))
+            try:
+                self._read(part, block, first_output)
+            except EngineFailed as error:
+                self._fail(job, error)
+            except Exception:  # one request's fault must not end the others
+                logger.exception("request %s failed", job.request_id)
+                self._fail(job, EngineFailed("the engine failed on this request"))
 
-    def _read(self, job: Job, position: int, logits: NDArray[np.float32], row: int) -> None:
-        # `logits` are those of the positions from `position` on; `row` is the last one's index.
-        if job.wants_prompt_logprobs:
-            self._read_prompt(job, position, logits)
-        if job.n_pending:
+    def _read(self, part: Part, logits: NDArray[np.float32] | None, row: int) -> None:
+        # `logits` are those of the part's rows from batch index `row` on.
+        job = part.job
+        reason: FinishReason | None = None
+        if logits is not None:
+            if job.wants_prompt_logprobs:
+                self._read_prompt(job, job.n_past + len(part.guesses) - part.n_outputs, logits)
+            if not job.n_pending:
+                if len(job.tokens) == job.n_prompt:
+                    self.counters.prompt_tokens += job.n_prompt
+                    self.counters.cached_tokens += job.answer.cached_tokens
+                n_sampled_from = len(job.tokens)
+                rows = logits[len(logits) - len(part.guesses) - 1 :]
+                reason = self._advance(job, rows, row + len(logits) - len(rows), part.guesses)
+                self._count_right(job, n_sampled_from, part.guesses)
+        if part.guesses or part.n_blanks:
+            self.pool.cut(_sequence(job), job.n_past)
+        if reason is not None:
+            self._leave(job, keep=True)
+
+    def _count_right(self, job: Job, start: int, guesses: tuple[int, ...]) -> None:
+        # Takes over the KV memory of the guesses that turned out right.
+        if not guesses:
             return
-        if len(job.tokens) == job.n_prompt:
-            self.counters.prompt_tokens += job.n_prompt
-            self.counters.cached_tokens += job.answer.cached_tokens
-        if len(job.tokens) >= job.max_length:  # nothing to generate
-            self._finish(job, "length")
-        else:
-            self._sample(job, logits[-1], row)
+        new = job.tokens[start:]
+        n_right = 0
+        while n_right < min(len(new), len(guesses)) and new[n_right] == guesses[n_right]:
+            n_right += 1
+        # The last token's own row may be there too; computing it again does no harm, its logits
+        # being needed.
+        job.n_past += min(n_right, max(0, len(new) - 1))
+        self.counters.guessed_tokens += len(guesses)
+        self.counters.right_guesses += n_right
+        if job.lookup is not None:
+            job.lookup.record(len(guesses), n_right)
+
+    def _advance(
+        self, job: Job, logits: NDArray[np.float32], row: int, guesses: tuple[int, ...]
+    ) -> FinishReason | None:
+        """Draw tokens for as long as the guesses were right; return why the answer ended, if so.
+
+        Args:
+            job: All its tokens are computed, and the guesses behind them.
+            logits: (len(guesses) + 1, n_vocab) float32.
+            row: Batch index of the first of them.
+            guesses: Tokens that were computed on suspicion.
+        """
+        start = len(job.tokens)
+        if start >= job.max_length:  # nothing to generate
+            self._outbox.put(job.channel, job.answer.end("length"))
+            return "length"
+        sampler = self._sampler_of(job)
+        reason: FinishReason | None = None
+        while reason is None:
+            forced = sampler.forced
+            if forced:
+                self.counters.forced_tokens += len(forced)
+                reason = self._extend(job, forced)
+                continue
+            new = job.tokens[start:]
+            if new and (len(new) > len(guesses) or tuple(new) != guesses[: len(new)]):
+                break
+            reason = self._sample(job, logits[len(new)], row + len(new))
+        return reason
+
+    def _sampler_of(self, job: Job) -> TokenSampler:
+        if job.sampler is None:
+            job.sampler = TokenSampler(
+                job.params,
+                n_vocab=self._vocabulary.n_tokens,
+                n_ctx=self._n_ctx,
+                grammar=job.grammar.start() if job.grammar else None,
+            )
+        return job.sampler
+
+    def _extend(self, job: Job, tokens: tuple[int, ...]) -> FinishReason | None:
+        sampler = self._sampler_of(job)
+        for token in tokens[: job.max_length - len(job.tokens)]:
+            sampler.feed(token)
+            reason = self._append(job, token, None)
+            if reason is not None:
+                return reason
+        return None
 
     def _read_prompt(self, job: Job, position: int, logits: NDArray[np.float32]) -> None:
         done = job.answer.prompt_logprobs
@@ -224,41 +328,36 @@ class Stepper:
                 n_top = job.params.logprobs or 0
                 done.append(token_logprob(row, job.tokens[at], n_top, self._vocabulary))
 
-    def _sample(self, job: Job, logits: NDArray[np.float32], row: int) -> None:
+    def _sample(self, job: Job, logits: NDArray[np.float32], row: int) -> FinishReason | None:
         if not math.isfinite(float(logits.max())):
             raise EngineFailed("the model computed numbers that are not finite")
-        if job.sampler is None:
-            job.sampler = TokenSampler(
-                job.params,
-                n_vocab=self._vocabulary.n_tokens,
-                n_ctx=self._n_ctx,
-                grammar=job.grammar.start() if job.grammar else None,
-            )
-        token = job.sampler.sample(self.context.handle, row, logits)
+        token = self._sampler_of(job).sample(self.context.handle, row, logits)
         if token is None:
             raise EngineFailed("no token of this model continues the JSON answer")
         if token in self._vocabulary.eog:
-            self._finish(job, "stop")
-            return
+            self._outbox.put(job.channel, job.answer.end("stop"))
+            return "stop"
         logprob = None
         if job.params.logprobs is not None:
             logprob = token_logprob(logits, token, job.params.logprobs, self._vocabulary)
+        return self._append(job, token, logprob)
+
+    def _append(self, job: Job, token: int, logprob: TokenLogprob | None) -> FinishReason | None:
         job.tokens.append(token)
         self.counters.completion_tokens += 1
         chunk = job.answer.add(self._vocabulary.pieces[token], logprob)
         if chunk is not None:
             self._outbox.put(job.channel, chunk)
             if chunk.finish_reason is not None:
-                self._leave(job, keep=True)
-                return
-        if job.sampler.grammar is not None and job.sampler.grammar.complete:
-            self._finish(job, "stop")
+                return chunk.finish_reason
+        reason: FinishReason | None = None
+        if job.sampler is not None and job.sampler.is_complete:
+            reason = "stop"
         elif len(job.tokens) >= job.max_length:
-            self._finish(job, "length")
-
-    def _finish(self, job: Job, reason: FinishReason) -> None:
-        self._outbox.put(job.channel, job.answer.end(reason))
-        self._leave(job, keep=True)
+            reason = "length"
+        if reason is not None:
+            self._outbox.put(job.channel, job.answer.end(reason))
+        return reason
 
     def _fail(self, job: Job, error: RequestError) -> None:
         self._outbox.put(job.channel, error)
@@ -279,8 +378,16 @@ class Stepper:
         return [*self.scheduler.waiting, *self.scheduler.running]
 
 
-def _rows(part: Part) -> Rows:
+def _rows(part: Part) -> list[Rows]:
     job = part.job
+    tokens = [*job.tokens[job.n_past : job.n_past + part.n_tokens], *part.guesses]
+    rows = [Rows(_sequence(job), job.n_past, tokens, part.n_outputs)]
+    if part.n_blanks:
+        start = job.n_past + len(tokens)
+        rows.append(Rows(_sequence(job), start, [tokens[-1]] * part.n_blanks, 0))
+    return rows
+
+
+def _sequence(job: Job) -> int:
     assert job.seq_id is not None  # noqa: S101 (only running jobs are planned)
-    tokens = job.tokens[job.n_past : job.n_past + part.n_tokens]
-    return Rows(job.seq_id, job.n_past, tokens, part.n_outputs)
+    return job.seq_id

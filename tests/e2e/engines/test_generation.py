@@ -25,7 +25,7 @@ SYSTEM = "la respuesta del vendedor es que hay una toyota del ano pasado " * 8
 
 def slow_down(engine, step_s):
     """Let every step take longer, as a large model would."""
-    context = engine._stepper.context
+    context = engine._lanes.steppers[None].context
     real = context.decode
 
     def decode(parts):
@@ -220,7 +220,7 @@ async def test_32_concurrent_requests_with_random_cancels_leave_nothing(nano):
         await until(lambda: engine.stats().running == 0)
         stats = engine.stats()
         assert (stats.running, stats.waiting, stats.kv_tokens_used) == (0, 0, 0)
-        assert engine._stepper.pool.used == 0
+        assert engine._lanes.steppers[None].pool.used == 0
         assert all(
             not isinstance(r[0], Exception) or isinstance(r[0], asyncio.CancelledError)
             for r in results
@@ -274,7 +274,7 @@ async def test_small_kv_memory_preempts_and_still_answers_all(nano, monkeypatch)
         for answer in answers:
             assert answer.usage.completion_tokens == len(answer.logprobs)
             assert answer.finish_reason in ("length", "stop")
-        assert engine._stepper.scheduler.seats.n_preempted
+        assert engine._lanes.steppers[None].scheduler.seats.n_preempted
         assert engine.stats().kv_tokens_used == 0
     finally:
         await engine.close()
@@ -368,7 +368,7 @@ async def test_heartbeat_beats_while_idle(engine):
 
 
 async def test_failed_decode_fails_only_its_request(engine, monkeypatch):
-    context = engine._stepper.context
+    context = engine._lanes.steppers[None].context
     real = context.decode
     marker = 77
 
@@ -389,10 +389,10 @@ async def test_engine_is_dead_with_a_reason_after_a_fatal_error(nano):
     engine = load(model_config(), nano)
     try:
 
-        def explode(_rows):
+        def explode():
             raise MemoryError("boom")
 
-        engine._stepper.scheduler.plan = explode
+        engine._lanes.steppers[None].scheduler.plan = explode
         with pytest.raises(EngineFailed):
             await ask(engine, chat("hola"))
         assert not engine.health().alive
@@ -450,7 +450,7 @@ def test_loading_and_closing_leaks_no_memory(nano):
 
 
 def test_logits_of_a_nan_model_fail_the_request(shared_engine, monkeypatch):
-    context = shared_engine._stepper.context
+    context = shared_engine._lanes.steppers[None].context
     monkeypatch.setattr(
         context, "logits", lambda n: np.full((n, context.n_vocab), np.nan, np.float32)
     )
