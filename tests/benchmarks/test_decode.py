@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import ModelConfig, ModelFileConfig
-from serve_app.engines.llama_cpp import LlamaCppEngine, load
+from serve_app.engines.llama_cpp import LlamaCppEngine
 from serve_app.engines.protocol import GenerationRequest, SamplingParams
-from tests.benchmarks import peers, report, servers, synthetic_gguf
+from tests.benchmarks import peers, report, synthetic_gguf
+from tests.benchmarks.in_process import engine
 from tests.benchmarks.machine import usable_cpus
 from tests.benchmarks.options import comparable
 from tests.benchmarks.sides import order
@@ -42,23 +42,20 @@ class Moment:
 
 
 @pytest.mark.timeout(1800)
-def test_decode() -> None:
+async def test_decode() -> None:
     run = report.start("decode")
     model = synthetic_gguf.cached(SHAPE)
     found: dict[str, dict[int, dict[int, float]]] = {"carril": {}, "batched_bench": {}}
-    with asyncio.Runner() as runner:
-        engine = _load(model)
-        try:
-            runner.run(_decode(engine, 4, seed=-1))  # everything is touched once
-            for side, numbers in order(list(found), report.rounds()):
-                for number in numbers:
-                    found[side][number] = (
-                        {n: runner.run(_decode(engine, n, seed=number)) for n in SEQUENCES}
-                        if side == "carril"
-                        else batched_bench(model)
-                    )
-        finally:
-            runner.run(engine.close())
+    options = {"n_threads": usable_cpus(), **comparable()}
+    async with engine(model, n_ctx=256, n_slots=max(SEQUENCES), options=options) as loaded:
+        await decode(loaded, 4, seed=-1)  # everything is touched once
+        for side, numbers in order(list(found), report.rounds()):
+            for number in numbers:
+                found[side][number] = (
+                    {n: await decode(loaded, n, seed=number) for n in SEQUENCES}
+                    if side == "carril"
+                    else await asyncio.to_thread(batched_bench, model)
+                )
     rounds = range(report.rounds())
     by_size = {
         n: {side: [values[r][n] for r in rounds] for side, values in found.items()}
@@ -128,29 +125,19 @@ def batched_bench(model: Path) -> dict[int, float]:
     return rates
 
 
-def _load(model: Path) -> LlamaCppEngine:
-    config = ModelConfig(
-        engine="llama_cpp",
-        model=ModelFileConfig(path=str(model), sha256=servers.sha256(model)),
-        n_ctx=256,
-        n_slots=max(SEQUENCES),
-        llama_cpp={"n_threads": usable_cpus(), **comparable()},
-    )
-    return load(config, model)
-
-
-async def _decode(engine: LlamaCppEngine, n: int, *, seed: int) -> float:
+async def decode(loaded: LlamaCppEngine, n: int, *, seed: int) -> float:
+    """Return the tokens per second of `n` sequences in our engine."""
     rng = random.Random(seed)
     prompt = tuple(rng.randrange(_ORDINARY_TOKENS) for _ in range(PROMPT_TOKENS))
     # A few tokens more than are counted: sequences start one after another.
     asked = ANSWER_TOKENS + n
     return decode_rate(
-        await asyncio.gather(*(_sequence(engine, f"{seed}-{i}", prompt, asked) for i in range(n)))
+        await asyncio.gather(*(_sequence(loaded, f"{seed}-{i}", prompt, asked) for i in range(n)))
     )
 
 
 async def _sequence(
-    engine: LlamaCppEngine, name: str, prompt: tuple[int, ...], n_tokens: int
+    loaded: LlamaCppEngine, name: str, prompt: tuple[int, ...], n_tokens: int
 ) -> list[Moment]:
     request = GenerationRequest(
         request_id=name,
@@ -159,7 +146,7 @@ async def _sequence(
     )
     return [
         Moment(time.perf_counter(), chunk.usage.completion_tokens)
-        async for chunk in engine.generate(request)
+        async for chunk in loaded.generate(request)
         if chunk.usage.completion_tokens
     ]
 
