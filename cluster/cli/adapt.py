@@ -129,6 +129,62 @@ def history(
     raise typer.Exit(int(ExitCode.FAILED if found else ExitCode.OK))
 
 
+@adapt_app.command()
+def simulate(
+    rate: Annotated[float, typer.Option(help="Success rate of a control session.")] = 0.6,
+    effect: Annotated[float, typer.Option(help="Added to it in treatment; 0 is an A/A test.")] = 0,
+    drift: Annotated[float, typer.Option(help="Added to both rates from first to last.")] = 0,
+    method: Annotated[str, typer.Option(help="thompson or track_and_stop.")] = "thompson",
+    runs: Annotated[int, typer.Option(min=1, help="Simulated experiments.")] = 300,
+    periods: Annotated[int, typer.Option(min=1, help="Looks, each of which may move.")] = 20,
+    sessions: Annotated[int, typer.Option(min=1, help="New sessions per period.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate splits that follow their results: what it earns, what the intervals cover.
+
+    Exits 1 if the interval by periods misses the truth more often than promised.
+    """
+    from pydantic import ValidationError
+
+    from experiments.adaptive.declaration import AdaptiveDeclaration
+    from experiments.adaptive.simulation import SimulationPlan
+    from experiments.adaptive.simulation import simulate as run_all
+
+    try:
+        declared = AdaptiveDeclaration.model_validate({"method": method, "seed": seed})
+        plan = SimulationPlan(
+            runs=runs,
+            periods=periods,
+            sessions=sessions,
+            rate=rate,
+            effect=effect,
+            drift=drift,
+            seed=seed,
+        )
+        found = run_all(plan, declared)
+    except ValidationError as error:
+        known = "allowed: thompson, track_and_stop"
+        raise CommandError(f"--method {method!r}; {known}", code=ExitCode.USAGE) from error
+    except ValueError as error:
+        raise CommandError(str(error), code=ExitCode.USAGE) from error
+    promised = plan.alpha + 3 * (plan.alpha * (1 - plan.alpha) / runs) ** 0.5
+    if as_json:
+        print_json(found._asdict())
+    else:
+        for line in (
+            f"interval by periods misses the effect   {found.missed:.1%} of {runs} runs, promised: "
+            f"{plan.alpha:g} at most, over all looks",
+            f"interval of all sessions in one pot     {found.missed_pooled:.1%}",
+            f"sessions with the treatment             {found.treatment_share:.1%}",
+            f"regret per session                      {found.regret:.4f}, in halves: "
+            f"{found.regret_equal:.4f}",
+            f"recommended: treatment, control         {found.promoted:.1%}, {found.kept:.1%}",
+        ):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(int(ExitCode.FAILED if found.missed > promised else ExitCode.OK))
+
+
 @contextmanager
 def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Controller]":
     from cluster.adaptive.controller import Controller

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.adaptive.records import Arm
-from experiments.analysis.assemble import kind_of, measure_of
+from experiments.analysis.assemble import LEAST_IN_PERIOD, kind_of, measure_of
 from experiments.analysis.declaration import ExperimentDeclaration, MetricDeclaration, direction_of
 from experiments.analysis.errors import NothingToCompare, UnknownExperiment
 from experiments.analysis.history import Phase, groups_of, phases
@@ -26,8 +26,6 @@ from experiments.stats.ratio import RatioStats
 
 _CLOCK_SLACK_S = 300.0
 """Exposures this far ahead of now are still a clock of the usual kind."""
-_LEAST = 5
-"""Sessions of every variant with which a period counts; as in `analysis.assemble`."""
 
 
 class Results(NamedTuple):
@@ -83,7 +81,7 @@ def look_at(
     ]
     units = sum(phase.n_units for phase in every)
     doubts, breached = _health(events, experiment, declaration, now=now)
-    return _averaged(
+    return averaged(
         periods, variants, sign=1 if _good(measure, metric) is Direction.INCREASE else -1
     )._replace(units=units, doubts=doubts, breached=breached)
 
@@ -131,7 +129,7 @@ def _statistic(sums: Moments, units: int, measure: str, metric: MetricDeclaratio
             return MeanStats(n=n, sum=sums.x, sum_squares=sums.xx)
 
 
-def _averaged(
+def averaged(
     periods: Sequence[Mapping[str, ArmStatistic]], variants: Sequence[str], *, sign: int
 ) -> Results:
     """Average every variant over the periods, with the same weights for all of them.
@@ -139,7 +137,7 @@ def _averaged(
     So what changes with time moves all variants alike. Periods that lack sessions of a variant are
     left out: they say nothing about differences.
     """
-    whole = [p for p in periods if min(arm.n for arm in p.values()) >= _LEAST]
+    whole = [p for p in periods if min(arm.n for arm in p.values()) >= LEAST_IN_PERIOD]
     total = sum(arm.n for period in whole for arm in period.values())
     arms = {}
     for name in variants:

@@ -34,7 +34,7 @@ from experiments.stats.summary import (
 
 ARMS = ("control", "treatment")
 
-_LEAST_IN_PERIOD = 5
+LEAST_IN_PERIOD = 5
 """Units of each arm with which a period counts. A variance needs two; with five its estimate is not
 mostly zero for a rate."""
 
@@ -134,12 +134,12 @@ def periods_input(
         )
     if kind == "ratio":
         ratios = [_ratios(add_up(period, key)) for period in periods]
-        kept = tuple(r for r in ratios if min(r.control.n, r.treatment.n) >= _LEAST_IN_PERIOD)
+        kept = tuple(r for r in ratios if min(r.control.n, r.treatment.n) >= LEAST_IN_PERIOD)
         return DecidedRatio(
             **base, kind="ratio", strata=kept, arms=None if kept else _ratios(add_up((), key))
         )
     means = [_means(measure, declared, add_up(p, key), count_up(p)) for p in periods]
-    large = tuple(m for m in means if min(m.control.n, m.treatment.n) >= _LEAST_IN_PERIOD)
+    large = tuple(m for m in means if min(m.control.n, m.treatment.n) >= LEAST_IN_PERIOD)
     nothing = _means(measure, declared, add_up((), key), count_up(()))
     return DecidedMean(**base, kind="mean", strata=large, arms=None if large else nothing)
 
