@@ -601,8 +601,7 @@ class ScalingConfig(StrictModel):
 
 
 class VllmOptions(StrictModel):
-    """Options of the vLLM engine. `n_ctx` and `n_slots` are its `max_model_len` and
-    `max_num_seqs`."""
+    """Options of the vLLM engine; `n_ctx` and `n_slots` are its lengths and its batch size."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """In what it computes; `auto` is the folder's own type, and a half for float32."""
@@ -650,8 +649,7 @@ class ModelConfig(StrictModel):
     echo: EchoOptions = EchoOptions()
     llama_cpp: LlamaCppOptions = LlamaCppOptions()
     tracing: TracingConfig = TracingConfig()
-    engine_options: dict[str, Any] = {}
-    """Handed to vllm unread; refused for the other engines."""
+    vllm: VllmOptions = VllmOptions()
 
     @model_validator(mode="after")
     def _engine_needs(self) -> Self:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 _MARKERS = {"unit": "unit", "integration": "integration", "e2e": "e2e", "benchmarks": "benchmark"}
-_OPT_IN = {"slow": "minutes", "gpu": "needs a GPU"}
+_OPT_IN = {"slow": "minutes", "gpu": "needs a GPU", "vllm": "needs vLLM: make test-vllm"}
 
 # One machine may be many times slower than another; how long an example takes proves nothing.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -14,12 +14,19 @@ from serve_app.engines.protocol import Engine, GenerationRequest, Message, Sampl
 from serve_app.errors import ConfigError
 from serve_app.model.calls import ModelIdentity
 from serve_app.model.files import VerifiedFile, check_unchanged, verify_model_file
+from serve_app.model.folders import (
+    VerifiedFolder,
+    check_folder_unchanged,
+    verify_model_folder,
+)
 from serve_app.model.profile import Profile, load_profile
 from serve_app.model.slot import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 _WARMUP_TOKENS = 4
+
+Verified = VerifiedFile | VerifiedFolder
 
 
 async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
@@ -56,7 +63,7 @@ async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
     )
 
 
-async def _in_thread(config: ModelConfig) -> tuple[Profile, VerifiedFile | None, Engine]:
+async def _in_thread(config: ModelConfig) -> tuple[Profile, Verified | None, Engine]:
     """Run `_load` in a thread; if the caller gives up, free what the thread still brings."""
     loading = asyncio.create_task(asyncio.to_thread(_load, config))
     try:
@@ -66,7 +73,7 @@ async def _in_thread(config: ModelConfig) -> tuple[Profile, VerifiedFile | None,
         raise
 
 
-def _discard(loading: "asyncio.Task[tuple[Profile, VerifiedFile | None, Engine]]") -> None:
+def _discard(loading: "asyncio.Task[tuple[Profile, Verified | None, Engine]]") -> None:
     if not loading.cancelled() and loading.exception() is None:
         closing = asyncio.ensure_future(loading.result()[2].close())
         _CLOSING.add(closing)
@@ -77,28 +84,37 @@ _CLOSING: set["asyncio.Future[None]"] = set()
 """Keeps closing tasks from being collected before they ran."""
 
 
-def _load(config: ModelConfig) -> tuple[Profile, VerifiedFile | None, Engine]:
+def _load(config: ModelConfig) -> tuple[Profile, Verified | None, Engine]:
     profile = load_profile(config.profile)
-    file = verify_model_file(config.model) if config.model and config.engine != "vllm" else None
     engine: Engine
-    match config.engine:
-        case "echo":
-            engine = echo.load(config)
-        case "llama_cpp":
-            from serve_app.engines import llama_cpp
+    if config.engine == "vllm":
+        from serve_app.engines import vllm
 
-            assert file is not None  # noqa: S101 (the configuration demands a file)
-            engine = llama_cpp.load(config, file.path, profile=profile)
-            check_unchanged(file)
-        case "vllm":
-            raise ConfigError("engine 'vllm' is not part of this build; use 'llama_cpp' or 'echo'")
+        assert config.model is not None  # noqa: S101 (the configuration demands a folder)
+        folder = verify_model_folder(config.model)
+        engine = vllm.load(config, folder.path, profile=profile)
+        try:
+            check_folder_unchanged(folder)
+        except ConfigError:
+            asyncio.run(engine.close())  # this is a worker thread, without a loop
+            raise
+        return profile, folder, engine
+    file = verify_model_file(config.model) if config.model else None
+    if config.engine == "echo":
+        engine = echo.load(config)
+    else:
+        from serve_app.engines import llama_cpp
+
+        assert file is not None  # noqa: S101 (the configuration demands a file)
+        engine = llama_cpp.load(config, file.path, profile=profile)
+        check_unchanged(file)
     return profile, file, engine
 
 
 def _identity(
     config: ModelConfig,
     profile: Profile,
-    file: VerifiedFile | None,
+    file: Verified | None,
     engine: Engine,
     replica: str,
 ) -> ModelIdentity:
@@ -111,7 +127,11 @@ def _identity(
         info.template_sha256,
         profile.sha256,
         info.n_ctx,
-        config.llama_cpp.kv_type,
+        (
+            config.vllm.dtype + (config.vllm.quantization or "")
+            if config.engine == "vllm"
+            else config.llama_cpp.kv_type
+        ),
         __version__,
     )
     return ModelIdentity(

@@ -2,11 +2,27 @@
 
 import hashlib
 from collections.abc import Iterable
+from typing import Protocol
 
 from serve_app.engines.chat_template import ChatTemplate
-from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.protocol import GenerationRequest, Message
 from serve_app.errors import ContextLengthExceeded, InvalidField
+
+
+class Tokenizer(Protocol):
+    """What is needed of a model's tokenizer; every engine has its own."""
+
+    n_tokens: int
+    bos: int
+    add_bos: bool
+
+    def tokenize(self, text: str, *, parse_special: bool) -> tuple[int, ...]:
+        """Return the token ids of a text, without BOS."""
+        ...
+
+    def too_long(self, n_bytes: int, n_ctx: int) -> bool:
+        """Tell whether a text of so many bytes cannot fit, before tokenising it."""
+        ...
 
 
 class Prompter:
@@ -18,9 +34,7 @@ class Prompter:
         n_ctx: Tokens that prompt and answer may have together.
     """
 
-    def __init__(
-        self, vocabulary: Vocabulary, template: ChatTemplate | None, *, n_ctx: int
-    ) -> None:
+    def __init__(self, vocabulary: Tokenizer, template: ChatTemplate | None, *, n_ctx: int) -> None:
         self._vocabulary = vocabulary
         self._template = template
         self._n_ctx = n_ctx

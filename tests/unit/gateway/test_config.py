@@ -231,7 +231,19 @@ MODEL = {"path": "a.gguf", "sha256": "ab" * 32}
             {"engine": "llama_cpp", "model": MODEL | {"path": "a\x00.gguf"}}, ["path"], id="NUL"
         ),
         pytest.param(
-            {"engine": "echo", "engine_options": {"a": 1}}, ["engine_options"], id="options"
+            {"engine": "vllm", "model": MODEL},
+            ["model.path", "a.gguf", "unpack"],
+            id="GGUF for vllm",
+        ),
+        pytest.param(
+            {"engine": "vllm", "model": MODEL | {"path": "a"}, "vllm": {"dtype": "int4"}},
+            ["vllm.dtype", "'int4'", "bfloat16"],
+            id="unknown dtype",
+        ),
+        pytest.param(
+            {"engine": "vllm", "model": MODEL | {"path": "a"}, "vllm": {"max_num_seqs": 4}},
+            ["vllm.max_num_seqs"],
+            id="unknown option of vllm",
         ),
         pytest.param({"engine": "echo", "n_slots": 0}, ["n_slots", "0"], id="no slots"),
         pytest.param({"engine": "echo", "echo": {"tags": "x"}}, ["echo.tags"], id="unknown key"),
