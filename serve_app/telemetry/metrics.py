@@ -46,7 +46,7 @@ def trace_counters(registry: CollectorRegistry) -> TraceCounters:
         Counter("carril_trace_spans", "Spans that a collector took.", registry=registry),
         Counter(
             "carril_trace_spans_dropped",
-            "Spans that nobody will see, by why: queue_full, not_delivered, shutdown.",
+            "Spans that nobody will see, by why: queue_full, not_delivered, stopped.",
             ("reason",),
             registry=registry,
         ),

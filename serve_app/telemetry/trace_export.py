@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from serve_app import __version__
@@ -77,16 +78,19 @@ class SpanPump:
         self._filled = threading.Event()
         self._stopping = threading.Event()
         self._delivers = True
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="carril-traces", daemon=True)
         self._thread.start()
 
     def put(self, span: "RecordedSpan") -> None:
         """Queue a span, or drop it. Never blocks and never raises."""
-        if len(self._queue) >= self._config.max_queued or not self._thread.is_alive():
-            self._counters.dropped.labels("queue_full").inc()
+        if len(self._queue) >= self._config.max_queued:
+            self._drop([span], "queue_full")
             return
         self._queue.append(span)
-        if not self._filled.is_set():
+        if self._ended:  # looked at last, as the thread looks at the queue last
+            self._drop_rest()
+        elif not self._filled.is_set():
             self._filled.set()
 
     def stop(self) -> None:
@@ -95,21 +99,26 @@ class SpanPump:
         self._filled.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the thread to end; after the time what is left is dropped and counted."""
+        """Wait for the thread to end; what is left after the time is dropped and counted."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             if self._exporter is not None:
                 self._exporter.shutdown()  # ends the wait between two attempts
-            self._drop(self._take(len(self._queue)), "shutdown")
+            self._ended = True
+            self._drop_rest()
 
     def _run(self) -> None:
         try:
             resource = _resource(self._attributes)
             self._exporter = exporter = self._make_exporter(self._config)
+            self._send_until_stopped(resource, exporter)
+            exporter.shutdown()
         except Exception:  # nothing here may end a process that answers requests
             logger.exception("traces cannot be sent")
-            self._drop(self._take(len(self._queue)), "not_delivered")
-            return
+        self._ended = True
+        self._drop_rest()
+
+    def _send_until_stopped(self, resource: "Resource", exporter: "SpanExporter") -> None:
         while not self._stopping.is_set():
             self._filled.wait()
             self._stopping.wait(_GATHER_S)
@@ -117,15 +126,18 @@ class SpanPump:
             while batch := self._take(_BATCH_SPANS):
                 self._send(batch, resource, exporter)
                 time.sleep(_BREATH_S)
-        while batch := self._take(_BATCH_SPANS):
+        while not self._ended and (batch := self._take(_BATCH_SPANS)):
             self._send(batch, resource, exporter)
-        exporter.shutdown()
 
     def _take(self, at_most: int) -> "list[RecordedSpan]":
         taken: list[RecordedSpan] = []
-        while self._queue and len(taken) < at_most:
-            taken.append(self._queue.popleft())
+        with suppress(IndexError):  # another thread may be dropping
+            while len(taken) < at_most:
+                taken.append(self._queue.popleft())
         return taken
+
+    def _drop_rest(self) -> None:
+        self._drop(self._take(self._config.max_queued), "stopped")
 
     def _send(
         self, batch: "list[RecordedSpan]", resource: "Resource", exporter: "SpanExporter"

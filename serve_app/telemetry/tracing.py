@@ -1,10 +1,10 @@
 """Traces: what happened to one request, where, and for how long.
 
 `Tracing` is the tracing of one process. It can be switched on, off and to another collector while
-requests run. Off, it costs some calls per request that do nothing, those of `NOT_TRACED`, and
-nothing of OpenTelemetry's SDK is imported. On, whether a request is recorded is decided once, where
-its trace begins; a recorded span is a plain object that is handed to a thread when it ends
-(`trace_export`). No span holds prompts, answers, session ids or API keys.
+requests run. Off, it costs some calls per request that do nothing, those of `NOT_TRACED`: no thread
+runs and no exporter is imported. On, whether a request is recorded is decided once, where its trace
+begins; a recorded span is a plain object that is handed to a thread when it ends (`trace_export`).
+No span holds prompts, answers, session ids or API keys.
 """
 
 import asyncio
@@ -229,18 +229,18 @@ class Tracing:
         return self._pump is not None
 
     def configure(self, config: TracingConfig) -> None:
-        """Put a configuration in force. Never blocks; spans under way go the way they began."""
+        """Put a configuration in force. Never blocks; spans under way take the new way."""
         if config == self._config:
             return
-        previous, self._pump = self._pump, None
-        self._config = config
+        pump = None
         if config.enabled:
-            self._pump = SpanPump(
+            pump = SpanPump(
                 config,
                 {"service.name": self._service, "service.instance.id": self._instance},
                 self._counters,
                 self._exporter,
             )
+        previous, self._pump, self._config = self._pump, pump, config
         if previous is not None:
             previous.stop()
 
@@ -292,7 +292,7 @@ class Tracing:
         if not context.sampled or self._pump is None:
             return Span(context)
         return RecordedSpan(
-            self._pump.put,
+            self._report,
             name,
             "server",
             context=context,
@@ -302,3 +302,10 @@ class Tracing:
             epoch_ns=time.time_ns() - time.monotonic_ns(),
             at=time.monotonic() if at is None else at,
         )
+
+    def _report(self, span: RecordedSpan) -> None:
+        pump = self._pump
+        if pump is None:
+            self._counters.dropped.labels("stopped").inc()
+        else:
+            pump.put(span)
