@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.config import ModelConfig, ModelFileConfig
-from serve_app.engines.llama_cpp import LlamaCppEngine, load
-from serve_app.engines.protocol import GenerationRequest, Message, SamplingParams
+from serve_app.engines.llama_cpp import load
+from serve_app.engines.protocol import Engine, GenerationRequest, Message, SamplingParams
 from serve_app.model.profile import load_profile
 from tests.benchmarks.servers import sha256
 
@@ -20,7 +20,7 @@ async def engine(
     n_slots: int,
     options: Mapping[str, Any],
     profile: Path | None = None,
-) -> AsyncIterator[LlamaCppEngine]:
+) -> AsyncIterator[Engine]:
     """Load a model, and close it."""
     config = ModelConfig(
         engine="llama_cpp",

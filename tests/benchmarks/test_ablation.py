@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from serve_app.engines.llama_cpp import LlamaCppEngine
-from serve_app.engines.protocol import GenerationRequest
+from serve_app.engines.protocol import Engine, GenerationRequest
 from tests.benchmarks import options, report, synthetic_gguf
 from tests.benchmarks.in_process import engine, request
 from tests.benchmarks.prompts import questions, system_prompt
@@ -36,6 +35,8 @@ class Work(NamedTuple):
     n_ctx: int
     requests: list[GenerationRequest]
     profile: Path | None = None
+    base: Mapping[str, Any] = {}
+    """Options of every row."""
 
 
 @pytest.mark.timeout(3000)
@@ -45,7 +46,8 @@ async def test_ablation() -> None:
     for number in range(ROUNDS):
         for kind, work in works(number).items():
             for row, changed in turns(number):
-                found.setdefault((kind, row), []).append(await measure(work, changed))
+                if not changed.items() & work.base.items():
+                    found.setdefault((kind, row), []).append(await measure(work, changed))
     compared, absolutes = summarise(found)
     run.publish(
         ratios=compared,
@@ -71,7 +73,7 @@ def works(number: int) -> dict[str, Work]:
         for i, question in enumerate(questions(32, first=32 * number))
     ]
     return {
-        "burst": Work(synthetic_gguf.cached(SHAPE), 1024, burst),
+        "burst": Work(synthetic_gguf.cached(SHAPE), 1024, burst, base=options.comparable()),
         "json": Work(MODEL, 1024, answers, PROFILE),
     }
 
@@ -85,7 +87,11 @@ def turns(number: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
 async def measure(work: Work, changed: Mapping[str, Any]) -> float:
     """Return requests per second."""
     async with engine(
-        work.model, n_ctx=work.n_ctx, n_slots=8, options=changed, profile=work.profile
+        work.model,
+        n_ctx=work.n_ctx,
+        n_slots=8,
+        options={**work.base, **changed},
+        profile=work.profile,
     ) as loaded:
         started = time.perf_counter()
         await asyncio.gather(*(_answer(loaded, wanted) for wanted in work.requests))
@@ -108,6 +114,6 @@ def summarise(
     return compared, absolutes
 
 
-async def _answer(loaded: LlamaCppEngine, wanted: GenerationRequest) -> None:
+async def _answer(loaded: Engine, wanted: GenerationRequest) -> None:
     async for _ in loaded.generate(wanted):
         pass

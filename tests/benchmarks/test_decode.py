@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.engines.llama_cpp import LlamaCppEngine
-from serve_app.engines.protocol import GenerationRequest, SamplingParams
+from serve_app.engines.protocol import Engine, GenerationRequest, SamplingParams
 from tests.benchmarks import peers, report, synthetic_gguf
 from tests.benchmarks.in_process import engine
 from tests.benchmarks.machine import usable_cpus
@@ -125,7 +124,7 @@ def batched_bench(model: Path) -> dict[int, float]:
     return rates
 
 
-async def decode(loaded: LlamaCppEngine, n: int, *, seed: int) -> float:
+async def decode(loaded: Engine, n: int, *, seed: int) -> float:
     """Return the tokens per second of `n` sequences in our engine."""
     rng = random.Random(seed)
     prompt = tuple(rng.randrange(_ORDINARY_TOKENS) for _ in range(PROMPT_TOKENS))
@@ -137,7 +136,7 @@ async def decode(loaded: LlamaCppEngine, n: int, *, seed: int) -> float:
 
 
 async def _sequence(
-    loaded: LlamaCppEngine, name: str, prompt: tuple[int, ...], n_tokens: int
+    loaded: Engine, name: str, prompt: tuple[int, ...], n_tokens: int
 ) -> list[Moment]:
     request = GenerationRequest(
         request_id=name,
