@@ -1,0 +1,75 @@
+"""What steps cost, learned."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.engines.llama_cpp.row_costs import RowCosts, calibrate
+
+
+def learned(table):
+    costs = RowCosts()
+    for rows, seconds in table.items():
+        costs.record(rows, rows, seconds)
+    return costs
+
+
+def test_nothing_is_known_at_first():
+    costs = RowCosts()
+    assert costs.decode_s(1) is None
+    assert costs.prompt_row_s is None
+
+
+def test_measured_sizes_are_exact_and_others_lie_between():
+    costs = learned({1: 0.03, 4: 0.09, 16: 0.21})
+    assert costs.decode_s(4) == 0.09
+    assert costs.decode_s(10) == pytest.approx(0.15)
+    assert costs.decode_s(32) == pytest.approx(0.42)
+
+
+def test_costs_need_not_grow_with_rows():
+    costs = learned({14: 0.26, 16: 0.22})
+    assert costs.decode_s(16) < costs.decode_s(15) < costs.decode_s(14)
+
+
+def test_a_hiccup_moves_an_average_only_a_little():
+    costs = learned({8: 0.1})
+    costs.record(8, 8, 60.0)
+    assert costs.decode_s(8) == pytest.approx(0.12)
+    for _ in range(200):
+        costs.record(8, 8, 0.2)
+    assert costs.decode_s(8) == pytest.approx(0.2, rel=0.01)
+
+
+def test_prompt_rows_are_told_apart_from_the_answers_beside_them():
+    costs = learned({4: 0.1})
+    costs.record(104, 4, 1.1)
+    assert costs.prompt_row_s == pytest.approx(0.01)
+    assert costs.decode_s(4) == 0.1
+
+
+@given(st.dictionaries(st.integers(1, 64), st.floats(1e-4, 10), min_size=1), st.integers(1, 512))
+def test_an_estimate_is_never_negative_nor_absurd(table, rows):
+    costs = learned(table)
+    estimate = costs.decode_s(rows)
+    assert 0 < estimate <= max(table.values()) * max(1, rows / min(table)) * 1.001
+
+
+def test_calibration_ends_with_its_time_and_never_goes_beyond_the_batch():
+    costs = RowCosts()
+    tried = []
+
+    def step(n_rows):
+        tried.append(n_rows)
+        return 0.1 * n_rows
+
+    calibrate(costs, step, max_rows=8, budget_s=2.0, rows=(1, 16, 4, 8, 2))
+    assert tried == [1, 1, 1, 4, 4, 8, 8]
+    assert costs.decode_s(8) == pytest.approx(0.8)
+
+
+def test_calibration_takes_the_better_of_two_tries():
+    costs = RowCosts()
+    times = iter([9.0, 0.5, 0.1])
+    calibrate(costs, lambda _rows: next(times), max_rows=8, budget_s=20.0, rows=(2,))
+    assert costs.decode_s(2) == pytest.approx(0.1)
