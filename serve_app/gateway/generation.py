@@ -142,6 +142,8 @@ class Generator:
         if head.identity is None:
             await listener.aclose()
             raise ModelNotReady("the model did not say who it is", None, 1.0)
+        if joined and head.trace is not None:
+            job.span.relate(head.trace)
         state: CacheState = "bypass" if job.digest is None else "miss"
         return Generation(
             identity=head.identity,
@@ -203,6 +205,7 @@ class Generator:
                         chunks.extend(batch.chunks)
                     if span.recording:
                         describe_reply(span, batch)
+                        batch = replace(batch, trace=span.context)
                     yield batch
         if self._cache is None or job.digest is None or identity is None or not chunks:
             return

@@ -57,6 +57,8 @@ class ReplyBatch:
     """Whether the call shares another call's generation."""
     retries: int = 0
     """How often the gateway repeated the call before this reply; the replica leaves it 0."""
+    trace: TraceContext | None = None
+    """The call's span, for those who join it in the gateway; the replica leaves it None."""
 
 
 ReplicaState = Literal["loading", "ready", "failed", "idle", "waking"]

@@ -210,11 +210,7 @@ def _readable(span: "RecordedSpan", resource: "Resource") -> "ReadableSpan":
             Event(name, {k: v for k, v in given.items() if v is not None}, timestamp=at)
             for name, at, given in span.events
         ],
-        links=(
-            ()
-            if span.link is None
-            else (Link(context(span.link.trace_id, span.link.span_id, remote=True)),)
-        ),
+        links=[Link(context(link.trace_id, link.span_id, remote=True)) for link in span.links],
         kind=SpanKind[span.kind.upper()],
         status=Status(StatusCode.ERROR if span.is_fault else StatusCode.UNSET),
         start_time=span.start_ns,

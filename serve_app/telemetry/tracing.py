@@ -53,6 +53,9 @@ class Span:
     def event(self, name: str, attributes: Mapping[str, Value] | None = None) -> None:
         """Note a moment."""
 
+    def relate(self, other: TraceContext) -> None:
+        """Link to a span that this one depends on without being inside it."""
+
     def child(
         self,
         name: str,  # noqa: ARG002 (of use to a span that is recorded; so it is below)
@@ -103,7 +106,7 @@ class RecordedSpan(Span):
         context: Its own.
         parent: Span id of its parent, None if it begins the trace.
         remote: Whether the parent is in another process.
-        link: Another trace that caused this one.
+        link: A span of another trace that caused this one.
         epoch_ns: Wall clock minus monotonic clock, the same for all spans of one request: so their
             lengths and order are those of the monotonic clock.
         at: Monotonic seconds of its start.
@@ -119,7 +122,7 @@ class RecordedSpan(Span):
         "events",
         "is_fault",
         "kind",
-        "link",
+        "links",
         "name",
         "parent",
         "remote",
@@ -148,7 +151,7 @@ class RecordedSpan(Span):
         self.kind = kind
         self.parent = parent
         self.remote = remote
-        self.link = link
+        self.links = [] if link is None else [link]
         self.attributes: dict[str, Value] = {}
         self.events: list[tuple[str, int, Mapping[str, Value]]] = []
         self.error_type: str | None = None
@@ -164,6 +167,10 @@ class RecordedSpan(Span):
     def event(self, name: str, attributes: Mapping[str, Value] | None = None) -> None:
         """Note a moment."""
         self.events.append((name, self._ns(time.monotonic()), attributes or {}))
+
+    def relate(self, other: TraceContext) -> None:
+        """Link to a span that this one depends on without being inside it."""
+        self.links.append(other)
 
     def child(self, name: str, kind: Kind = "internal", *, at: float | None = None) -> Span:
         """Begin a span inside this one."""

@@ -226,7 +226,7 @@ async def test_cached_answer_calls_no_model(make_gateway: Callable[..., Gateway]
     assert said(found["POST /v1/chat/completions"])["carril.cache"] == "hit"
 
 
-async def test_who_joins_a_generation_has_no_call_of_its_own(
+async def test_who_joins_a_generation_is_linked_to_its_call(
     make_gateway: Callable[..., Gateway],
 ) -> None:
     gateway = make_gateway(tracing=ON, engines={"stable": {"echo": {"prefill_s": 0.05}}})
@@ -236,8 +236,11 @@ async def test_who_joins_a_generation_has_no_call_of_its_own(
     assert sorted(span.name for span in found) == ["POST /v1/chat/completions"] * 2 + [
         "chat stable"
     ]
-    states = {said(span).get("carril.cache") for span in found}
-    assert {"miss", "join"} <= states
+    [call] = [span for span in found if span.name == "chat stable"]
+    by_cache = {said(span).get("carril.cache"): span for span in found}
+    assert [link.context.span_id for link in by_cache["join"].links] == [own_id(call)]
+    assert list(by_cache["miss"].links) == []
+    assert parent_of(call) == own_id(by_cache["miss"])
 
 
 async def test_other_routes_are_traced_too(traced: Gateway) -> None:
