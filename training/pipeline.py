@@ -11,13 +11,14 @@ from tokenizers import Tokenizer
 from experiments.whole_file import opened_whole
 from training.chat import ChatEncoder
 from training.config import TrainConfig
-from training.contract import PROFILE_DIR
+from training.contract import PROFILE_DIR, chat_template
 from training.data.catalog import Split, intent_names, load_catalog
 from training.data.dataset import write_dataset, write_text
 from training.data.generator import Conversation, generate, phrases
 from training.evaluate import EvalReport, evaluate
 from training.exercises import TrainingSet
 from training.export.gguf_writer import write_gguf
+from training.export.huggingface import write_tokenizer_files
 from training.export.quantise import quantise
 from training.learnt import Learnt, prepared_phrases, training_conversations
 from training.manifest import (
@@ -29,7 +30,7 @@ from training.manifest import (
     write_manifest,
 )
 from training.network import count_parameters, save_network
-from training.tokenizer import base_tokenizer, save_tokenizer, train_tokenizer
+from training.tokenizer import BOS, EOT, base_tokenizer, save_tokenizer, train_tokenizer
 from training.trainer import Progress, TrainResult, mean_loss, train
 
 Report = Callable[[str], None]
@@ -144,6 +145,9 @@ def _train(
 
     result = train(config, data, out_dir=out_dir, on_progress=on_progress)
     save_network(result.network, out_dir / "hf")
+    write_tokenizer_files(
+        out_dir / "hf", tokenizer.to_str(pretty=True), bos=BOS, eos=EOT, template=chat_template()
+    )
     return result
 
 

@@ -324,6 +324,49 @@ def verify(
         raise typer.Exit(int(ExitCode.FAILED))
 
 
+@models_app.command("hash")
+def hash_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="GGUF file or model folder.")],
+) -> None:
+    """Print the SHA-256 that a config names for a model file, or for a Hugging Face folder."""
+    import hashlib
+
+    from serve_app.errors import ModelFileError
+    from serve_app.model.folders import hash_folder
+
+    try:
+        if path.is_dir():
+            typer.echo(hash_folder(path).sha256)
+            return
+        with path.open("rb") as file:
+            typer.echo(hashlib.file_digest(file, "sha256").hexdigest())
+    except (ModelFileError, OSError) as error:
+        raise CommandError(f"cannot hash {path}: {error}") from error
+
+
+@models_app.command()
+def unpack(
+    gguf: Annotated[Path, typer.Argument(metavar="GGUF", help="Model file of ours.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder.")],
+) -> None:
+    """Write a GGUF file as the Hugging Face folder that the vllm engine serves; print its hash."""
+    from cluster.cli.console import note, step
+    from serve_app.model.folders import hash_folder
+    from training.errors import MissingExtraError, TrainingError
+
+    try:
+        try:
+            from training.export.huggingface import unpack_gguf
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("unpacking", str(error.name), "training") from error
+        with step(f"Unpacking {gguf.name}"):
+            unpack_gguf(gguf, folder)
+    except TrainingError as error:
+        raise CommandError(str(error)) from error
+    note(f"wrote {folder}; its hash, for `model: {{path, sha256}}`:")
+    typer.echo(hash_folder(folder).sha256)
+
+
 @models_app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,

@@ -1,7 +1,6 @@
 """From a configuration to files that serve: train, merge, export, prove, quantise, measure."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from training.contract import PROFILE_DIR
 from training.data.dataset import write_text
 from training.export.adapter_writer import write_adapter_gguf
 from training.export.gguf_writer import write_network
+from training.export.huggingface import write_tokenizer_files
 from training.export.llama_runtime import open_gguf
 from training.export.quantise import check_types, quantise
 from training.jobs.run_lock import FILE as LOCK_FILE
@@ -250,14 +250,8 @@ class LoraRun:
 
     def _copy_tokenizer(self, folder: Path) -> None:
         base = self._base
-        shutil.copyfile(base.tokenizer_path, folder / "tokenizer.json")
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": base.bos,
-            "eos_token": base.eos,
-        }
-        write_text(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
-        write_text(folder / _TEMPLATE, base.template)
+        tokenizer = base.tokenizer_path.read_text(encoding="utf-8")
+        write_tokenizer_files(folder, tokenizer, bos=base.bos, eos=base.eos, template=base.template)
 
     def _write_profile(self) -> Path:
         """Write what the model is to be served with, which the registry keeps with it."""
