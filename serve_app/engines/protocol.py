@@ -151,6 +151,10 @@ class EngineStats:
     kv_tokens_used: int = 0
     kv_tokens_capacity: int = 0
     cancelled_total: int = 0
+    evicted_tokens_total: int = 0
+    """Tokens of ended requests that were kept for later ones and given up for room."""
+    restored_tokens_total: int = 0
+    """Tokens whose KV came from disk when the model was loaded."""
     forced_tokens_total: int = 0
     """Tokens of answers that the JSON schema left no choice about."""
     guessed_tokens_total: int = 0

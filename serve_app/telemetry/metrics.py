@@ -334,6 +334,8 @@ class _EngineTotals(Collector):
         "steps_total": "Decode calls.",
         "step_rows_total": "Rows over all decode calls.",
         "cancelled_total": "Requests cancelled.",
+        "evicted_tokens_total": "Tokens kept for later requests and given up for room.",
+        "restored_tokens_total": "Tokens whose KV came from disk at load.",
         "preempted_total": "Slots taken back, for a higher class or for want of KV memory.",
         "refused_late_total": "Requests refused because they would have missed their deadline.",
     }

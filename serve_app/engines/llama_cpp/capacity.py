@@ -18,11 +18,17 @@ tokens/s with one thread, 335 with two."""
 _KEPT_BESIDE_SLOTS = 4
 
 
-def context_size(config: ModelConfig, model: Model) -> ContextSize:
+def context_size(config: ModelConfig, model: Model, *, n_pinned: int = 0) -> ContextSize:
     """Return the capacity for a configuration.
 
     Full contexts for all slots and one more for kept prefixes, within 2 GiB, and always at least
     one full context.
+
+    Args:
+        config: What is loaded.
+        model: Its weights.
+        n_pinned: Tokens that are in KV memory for good. They come on top, so that they never take
+            room from a request.
 
     Raises:
         ConfigError: If the model was trained for less context than `n_ctx`, or options contradict
@@ -39,13 +45,13 @@ def context_size(config: ModelConfig, model: Model) -> ContextSize:
         )
     options = config.llama_cpp
     affordable = _MAX_KV_BYTES // model.kv_token_bytes(options.kv_type)
-    wanted = config.n_ctx * (config.n_slots + 1)
-    n_cells = max(config.n_ctx, min(wanted, affordable))
+    wanted = config.n_ctx * (config.n_slots + 1) + n_pinned
+    n_cells = max(config.n_ctx + n_pinned, min(wanted, affordable))
     n_kept = kept_sequences(config)
     n_batch = min(options.n_batch, n_cells)
     return ContextSize(
         n_cells=n_cells,
-        n_sequences=min(config.n_slots + n_kept, MAX_SEQUENCES),
+        n_sequences=min(config.n_slots + n_kept + bool(n_pinned), MAX_SEQUENCES),
         n_batch=max(n_batch, config.n_slots),
         n_outputs=output_rows(config, model.n_vocab, n_batch),
     )

@@ -25,6 +25,7 @@ from serve_app.engines.llama_cpp.prompts import Prompter
 from serve_app.engines.llama_cpp.sampling import check_sampling
 from serve_app.engines.llama_cpp.stepper import Stepper
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
+from serve_app.engines.llama_cpp.warm_start import WarmStart
 from serve_app.engines.protocol import (
     PRIORITIES,
     EngineHealth,
@@ -35,6 +36,7 @@ from serve_app.engines.protocol import (
     Message,
 )
 from serve_app.errors import CarrilError, ConfigError, EngineFailed, InvalidSchema
+from serve_app.telemetry.logs import carril_home
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,11 @@ class AssistantProfile(Protocol):
     @property
     def chat_template(self) -> str | None:
         """Jinja text used instead of the model's own template."""
+        ...
+
+    @property
+    def system_prompt(self) -> str | None:
+        """Text that conversations begin with, unless they bring their own."""
         ...
 
     @property
@@ -98,6 +105,13 @@ class LlamaCppEngine:
         own_template = profile.chat_template if profile else None
         template = _template(own_template or model.chat_template, self._vocabulary)
         self._prompter = Prompter(self._vocabulary, template, n_ctx=config.n_ctx)
+        system_prompt = profile.system_prompt if profile else None
+        self._warm_start = WarmStart(
+            config,
+            self._prompter.opening(system_prompt) if system_prompt else (),
+            model_bytes=model.size_bytes,
+            directory=carril_home() / "cache" / "prefix",
+        )
         self._grammars = GrammarStore(model, self._vocabulary)
         n_threads = thread_count(options.n_threads, model.size_bytes)
         try:
@@ -106,7 +120,7 @@ class LlamaCppEngine:
                 self._compile_profile(profile.answer_schema)
             context = Context(
                 model,
-                context_size(config, model),
+                context_size(config, model, n_pinned=self._warm_start.n_pinned),
                 n_threads=n_threads,
                 kv_type=options.kv_type,
                 flash_attention=options.flash_attention,
@@ -124,6 +138,7 @@ class LlamaCppEngine:
             n_kept=kept_sequences(config),
             on_done=self._done,
         )
+        self._warm_up()
         self._loop = EngineLoop(self._stepper)
         self._info = EngineInfo(
             engine="llama_cpp",
@@ -140,6 +155,7 @@ class LlamaCppEngine:
                 "kv_tokens": str(context.n_cells),
                 "kv_type": options.kv_type,
                 "system": system_info(),
+                **self._warm_start.details,
             },
         )
         self._loop.start()
@@ -188,6 +204,7 @@ class LlamaCppEngine:
         """Return counters; cheap, safe from any thread."""
         counters, scheduler = self._stepper.counters, self._stepper.scheduler
         running = len(scheduler.running)
+        n_pinned = self._stepper.prefixes.n_pinned_tokens
         return EngineStats(
             running=running,
             waiting=max(0, self._admission.n_live - running),
@@ -199,9 +216,11 @@ class LlamaCppEngine:
             completion_tokens_total=counters.completion_tokens,
             steps_total=counters.steps,
             step_rows_total=counters.step_rows,
-            kv_tokens_used=self._stepper.pool.active,
-            kv_tokens_capacity=self._stepper.pool.n_cells,
+            kv_tokens_used=self._stepper.pool.active - n_pinned,
+            kv_tokens_capacity=self._stepper.pool.n_cells - n_pinned,
             cancelled_total=counters.cancelled,
+            evicted_tokens_total=self._stepper.prefixes.n_evicted_tokens,
+            restored_tokens_total=self._stepper.prefixes.n_restored_tokens,
         )
 
     async def close(self) -> None:
@@ -213,8 +232,19 @@ class LlamaCppEngine:
             return
         self._loop.send(Command("stop"))
         self._loop.join()
+        self._warm_start.close()
         self._grammars.close()
         self._model.close()
+
+    def _warm_up(self) -> None:
+        stepper = self._stepper
+        try:
+            self._warm_start.pin(stepper.context, stepper.pool, stepper.prefixes)
+        except BaseException:
+            stepper.end([], "the model was not loaded")
+            self._grammars.close()
+            raise
+        self._warm_start.write()
 
     def _compile_profile(self, schema: str) -> None:
         try:

@@ -40,6 +40,8 @@ class PrefixCache:
 
     def __init__(self, pool: KvPool, max_entries: int) -> None:
         self.n_evicted_tokens = 0
+        self.n_pinned_tokens = 0
+        self.n_restored_tokens = 0
         self._pool = pool
         self._max_entries = max_entries
         self._tree = PrefixTree()
@@ -51,15 +53,22 @@ class PrefixCache:
         """Whether anything is ever shared."""
         return self._max_entries > 0
 
-    def pin(self, seq_id: int, tokens: Tokens) -> None:
+    def pin(self, seq_id: int, tokens: Tokens, *, restored: bool = False) -> None:
         """Make a computed sequence public and permanent. Only before any request.
 
         Its cells count as active for good: no plan may ever reckon with them.
+
+        Args:
+            seq_id: Acquired, and never released.
+            tokens: Exactly the tokens that it has in KV memory.
+            restored: Whether they were read instead of computed.
         """
         if self._kept or len(self._tree) > len(self._pinned):
             raise ValueError("prefixes are pinned before the first request")
         self._tree.grow(seq_id, tokens, PUBLIC)
         self._pinned.add(seq_id)
+        self.n_pinned_tokens += len(tokens)
+        self.n_restored_tokens += restored * len(tokens)
 
     def announce(self, seq_id: int, tokens: Tokens, *, salt: str = "") -> None:
         """Say which tokens a running sequence is going to have."""

@@ -1,6 +1,7 @@
 """From a request to token ids, with the bounds checked before anything is computed."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -79,6 +80,24 @@ class Prompter:
         for text, is_template in self._template.render(messages):
             tokens += self._vocabulary.tokenize(text, parse_special=is_template)
         return self._with_bos(tokens)
+
+    def opening(self, system_prompt: str) -> tuple[int, ...]:
+        """Return the tokens that all conversations with this system prompt begin with.
+
+        They are empty if the model has no template, one that knows no system role, or no room.
+        """
+        asked = [
+            (Message(role="system", content=system_prompt), Message(role="user", content=text))
+            for text in ("a", "b")
+        ]
+        if self._template is None:
+            return ()
+        try:
+            pairs = zip(self.chat(asked[0]), self.chat(asked[1]), strict=False)
+        except (InvalidField, ContextLengthExceeded):
+            return ()
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        return tuple(token for token, _ in same)
 
     def completion(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         """Return the tokens of a plain prompt; names of special tokens in it are just text.

@@ -81,8 +81,9 @@ class Stepper:
         self.pool = KvPool(
             context, n_cells=context.n_cells, n_sequences=context.n_sequences, n_ctx=n_ctx
         )
+        self.prefixes = PrefixCache(self.pool, n_kept)
         self.scheduler = Scheduler(
-            Sharing(self.pool, PrefixCache(self.pool, n_kept)),
+            Sharing(self.pool, self.prefixes),
             n_slots=n_slots,
             n_batch=context.n_batch,
             n_outputs=context.n_outputs,
@@ -130,7 +131,7 @@ class Stepper:
         """Drop a job, wherever it is; nothing happens if it has ended."""
         if job in self.scheduler.running or job in self.scheduler.waiting:
             self.counters.cancelled += 1
-            self._leave(job, keep=False)
+            self._leave(job, keep=True)  # others may wait for just what it has computed
 
     def turn(self) -> None:
         """Drop what is late, admit, compute one batch, deliver."""

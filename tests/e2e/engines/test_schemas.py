@@ -188,6 +188,7 @@ def _runs(pid):
 class _Profile:
     chat_template = None
     answer_schema = '{"type":"array"}'
+    system_prompt = None
 
 
 def test_profile_with_a_bad_schema_is_refused_at_load(nano):
