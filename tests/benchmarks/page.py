@@ -10,35 +10,30 @@ _GOOD, _BAD = "met", "**missed**"
 
 def render(report: Mapping[str, Any], *, plots: Iterable[str] = ()) -> str:
     """Return the whole page: ratios against their targets, then every scenario."""
-    parts = ["# Benchmark results\n", _where(report["machine"], report["versions"])]
+    parts = ["# Benchmark results\n", render_results(report)]
+    parts += [f"![{name}]({name})\n" for name in plots]
+    parts += [render_scenario(name, entry) for name, entry in report["scenarios"].items()]
+    return "\n".join(parts)
+
+
+def render_results(report: Mapping[str, Any]) -> str:
+    """Return what a reader wants first: the ratios, on what, and where a peer is ahead."""
+    parts = [_where(report["machine"], report["versions"]), _when(report["scenarios"])]
     parts.append(_ratios(report["spread"]))
     missing = sorted(set(TARGETS) - set(report["ratios"]))
     if missing:
         parts.append(f"Not measured: {', '.join(f'`{name}`' for name in missing)}.\n")
     behind = _behind(report["spread"])
-    parts.append(
-        "Where a peer is ahead: "
-        + ("; ".join(behind) if behind else "in none of the above")
-        + ".\n"
-    )
-    parts += [f"![{name}]({name})\n" for name in plots]
-    commits = {entry["versions"]["commit"] for entry in report["scenarios"].values()}
-    if len(commits) > 1:
-        parts.append(
-            "The scenarios were measured at different commits; each names its own below.\n"
-        )
-    parts += [render_scenario(name, entry) for name, entry in report["scenarios"].items()]
+    parts.append(f"Where a peer is ahead: {'; '.join(behind) or 'in none of these'}.\n")
     return "\n".join(parts)
 
 
 def render_scenario(name: str, entry: Mapping[str, Any]) -> str:
     """Return one scenario: its ratios, its absolute figures, how it was measured."""
-    versions = entry["versions"]
-    commit = (versions["commit"] or "unknown")[:12] + (" with changes" if versions["dirty"] else "")
     lines = [
         f"## {name}\n",
-        f"{entry['measured_at']}, {entry['seconds']:.0f} s, commit {commit}, load "
-        f"{entry['load_before'][0]:g} before and {entry['load_after'][0]:g} after.\n",
+        f"{entry['measured_at']}, {entry['seconds']:.0f} s, commit {_commit(entry['versions'])}, "
+        f"load {entry['load_before'][0]:g} before and {entry['load_after'][0]:g} after.\n",
     ]
     lines += [f"- {key}: {value}" for key, value in entry["notes"].items()]
     if entry["notes"]:
@@ -61,6 +56,17 @@ def _where(hardware: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     if versions["llama_cpp_system_info"]:
         lines.append(f"llama.cpp: {versions['llama_cpp_system_info']}")
     return "\n\n".join(lines) + "\n"
+
+
+def _when(scenarios: Mapping[str, Any]) -> str:
+    days = sorted({entry["measured_at"][:10] for entry in scenarios.values()})
+    commits = sorted({_commit(entry["versions"]) for entry in scenarios.values()})
+    rounds = f"Measured {' and '.join(days)} at commit {', '.join(commits)}"
+    return rounds + (".\n" if len(commits) == 1 else ": not all of it at one commit.\n")
+
+
+def _commit(versions: Mapping[str, Any]) -> str:
+    return (versions["commit"] or "unknown")[:12] + (" with changes" if versions["dirty"] else "")
 
 
 def _ratios(ratios: Mapping[str, Any]) -> str:

@@ -180,7 +180,7 @@ def _run_logged(command: list[str], log_path: Path, progress: Progress) -> None:
                 f"{' '.join(command[:2])} failed (exit {process.returncode}); full log: "
                 f"{log_path}\n{''.join(tail)}"
             )
-    progress.finish(f"Done: {command[1]}")
+    progress.finish("... done")
 
 
 def main(argv: list[str] | None = None) -> int:
