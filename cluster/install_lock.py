@@ -19,14 +19,21 @@ _PINNED = re.compile(r"^[A-Za-z0-9._-]+==", re.MULTILINE)
 _TAIL_LINES = 25
 
 
-def install(lock: Path, *, log_path: Path) -> int:
+def install(lock: Path, *, log_path: Path, no_deps: bool = False) -> int:
     """Install every pin of a lock; return pip's exit status.
 
     Hashes are checked when the file has them (pip demands all of them or none).
+
+    Args:
+        lock: The file.
+        log_path: Where pip's own words go.
+        no_deps: Install the pins alone, whatever else they ask for.
     """
     total = len(_PINNED.findall(lock.read_text(encoding="utf-8")))
     progress = Progress(f"Installing {total} packages")
     command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", "-r", str(lock)]
+    if no_deps:
+        command.append("--no-deps")
     log_path.parent.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
     with (
@@ -63,9 +70,11 @@ def main(argv: list[str] | None = None) -> int:
     """Install the lock files named on the command line, in order."""
     parser = argparse.ArgumentParser(prog="python -m cluster.install_lock", description=__doc__)
     parser.add_argument("lock", type=Path, nargs="+")
-    for lock in parser.parse_args(argv).lock:
+    parser.add_argument("--no-deps", action="store_true", help="install the pins alone")
+    options = parser.parse_args(argv)
+    for lock in options.lock:
         log_path = Path(sys.prefix) / "carril-logs" / f"{lock.stem}.log"
-        if install(lock, log_path=log_path) != 0:
+        if install(lock, log_path=log_path, no_deps=options.no_deps) != 0:
             return 3
     return 0
 

@@ -22,6 +22,7 @@ from serve_app.config import GatewayConfig, ModelConfig, content_hash, load_yaml
 from serve_app.errors import ConfigError
 from serve_app.gateway.auth import check_exposure
 from serve_app.model.files import verify_model_file
+from serve_app.model.folders import verify_model_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +118,12 @@ def check_files(
         if model.model is None:
             continue
         key = (model.model.path, model.model.sha256)
-        if key not in verified and not Path(model.model.path).is_dir():
+        if key not in verified:
             if on_file is not None:
                 on_file(model.model.path)
+            verify = verify_model_folder if model.engine == "vllm" else verify_model_file
             try:
-                verified[key] = verify_model_file(model.model).size_bytes
+                verified[key] = verify(model.model).size_bytes
             except ConfigError as error:
                 faults.append(f"application {app!r}: {error}")
                 continue
