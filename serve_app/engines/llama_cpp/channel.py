@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence as Items
+from dataclasses import replace
 
 from serve_app.engines.protocol import GenerationChunk
 from serve_app.errors import CarrilError
@@ -11,24 +12,66 @@ Item = GenerationChunk | CarrilError
 
 
 class Channel:
-    """The way of one answer to its reader; made and read on the reader's event loop."""
+    """The way of one answer to its reader; made and read on the reader's event loop.
 
-    def __init__(self) -> None:
+    The first chunk and the last go through at once. Between them, chunks that follow closely are
+    put together: each costs every process on its way to the client a wake-up, and nobody reads
+    hundreds of pieces a second.
+
+    Args:
+        pause_s: Least time between two chunks but the first and the last.
+    """
+
+    def __init__(self, pause_s: float = 0.0) -> None:
         self.loop = asyncio.get_running_loop()
         self._items: deque[Item] = deque()
         self._ready = asyncio.Event()
+        self._pause_s = pause_s
+        self._free_at = 0.0
+        """When the next chunk may go, on the event loop's clock."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def get(self) -> Item:
         """Wait for the next chunk, or the error that ends the answer."""
-        while not self._items:
+        await self._ready.wait()
+        item = self._items.popleft()
+        if isinstance(item, GenerationChunk):
+            more: list[GenerationChunk] = []
+            while self._items and isinstance(self._items[0], GenerationChunk):
+                more.append(self._items.popleft())  # type: ignore[arg-type]  # looked at above
+            item = merged(item, more)
+        if not self._items:
             self._ready.clear()
-            await self._ready.wait()
-        return self._items.popleft()
+        self._free_at = self.loop.time() + self._pause_s
+        return item
 
     def deliver(self, item: Item) -> None:
         """Add an item. Called on the reader's event loop only."""
         self._items.append(item)
-        self._ready.set()
+        is_last = not isinstance(item, GenerationChunk) or item.finish_reason is not None
+        if is_last or self.loop.time() >= self._free_at:
+            self._ready.set()
+        elif self._timer is None:
+            self._timer = self.loop.call_at(self._free_at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._items:
+            self._ready.set()
+
+
+def merged(first: GenerationChunk, more: Items[GenerationChunk]) -> GenerationChunk:
+    """Return consecutive chunks of one answer as a single one."""
+    if not more:
+        return first
+    chunks = (first, *more)
+    return replace(
+        more[-1],
+        text="".join(chunk.text for chunk in chunks),
+        logprobs=tuple(entry for chunk in chunks for entry in chunk.logprobs),
+        prompt_text=first.prompt_text,
+        prompt_logprobs=first.prompt_logprobs,
+    )
 
 
 class Outbox:
