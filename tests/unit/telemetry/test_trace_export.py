@@ -5,13 +5,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from prometheus_client import CollectorRegistry
 
-from serve_app.config import TracingConfig, parse_gateway_config
+from serve_app.config import (
+    TracingConfig,
+    load_yaml,
+    parse_gateway_config,
+    parse_model_config,
+)
 from serve_app.errors import ConfigError
 from serve_app.telemetry.metrics import trace_counters
 from serve_app.telemetry.trace_export import otlp_exporter
@@ -247,3 +253,15 @@ def test_off_there_is_no_thread_and_no_exporter() -> None:
         "assert not [m for m in sys.modules if m.startswith('opentelemetry.exporter.otlp')]\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_configuration_of_the_readme_is_one() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    [line] = [line for line in readme.splitlines() if line.startswith("tracing: {")]
+    written = load_yaml(line)
+    assert isinstance(written, dict)
+    gateway = parse_gateway_config(raw_config(**written))
+    model = parse_model_config({"engine": "echo", **written})
+    assert gateway.tracing == model.tracing
+    assert gateway.tracing.enabled
+    assert 0 < gateway.tracing.sample < 1
