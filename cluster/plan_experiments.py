@@ -4,7 +4,7 @@ Serve sees `user_config` as an opaque value; this module reads it as carril's ow
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.serve_rules import Config
@@ -130,7 +130,14 @@ def _split_changes(old: GatewayConfig, new: GatewayConfig) -> tuple[list[Move], 
                 "continued"
             )
             continue
-        moves += _moves(old.rules[name], new.rules[name])
+        earlier = old.rules[name]
+        same = (
+            before.version == after.version and before.allocation.keys() == after.allocation.keys()
+        )
+        if after.adaptive is not None and same:
+            # Only who takes part may change: units keep the variant they were given first.
+            earlier = replace(earlier, allocation=new.rules[name].allocation)
+        moves += _moves(earlier, new.rules[name])
         if before.targeting != after.targeting:
             warnings.append(
                 f"experiment {name!r}: another targeting; sessions that it leaves out get "

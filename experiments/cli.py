@@ -463,7 +463,7 @@ def _print_decision(decision: "Decision") -> None:
         ["check", "outcome", "detail"],
         [[check.name, check.outcome.value, check.detail] for check in decision.checks],
     )
-    if decision.score is not None:
+    if decision.score is not None and decision.is_valid:
         console.print(escape(f"score (breaks ties only): {decision.score.arithmetic}"))
     if decision.units_left:
         days = "" if decision.days_left is None else f", about {decision.days_left} days"

@@ -16,4 +16,6 @@ def event_file(home: Path) -> Path:
 
 def waiting_spool_files(events: Path) -> list[Path]:
     """Return the files with events that wait to be collected into an event file."""
-    return sorted((events.parent / "spool").glob("*.jsonl"))
+    spool = events.parent / "spool"
+    # Claimed files are being collected, or were when their collector died.
+    return sorted([*spool.glob("*.jsonl"), *spool.glob("*.claimed")])

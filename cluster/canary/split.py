@@ -36,6 +36,11 @@ def read_declared(text: bytes, name: str) -> Declared:
         ConfigError: If it is no config, has no such experiment, or not exactly one treatment.
     """
     experiment, config_hash = read_experiment(text, name)
+    if experiment.adaptive is not None:
+        raise ConfigError(
+            f"experiments.{name} is adaptive, and a canary would move its split, too; use carril "
+            "exp adapt, or remove adaptive"
+        )
     treatments = sorted(set(experiment.allocation) - {experiment.control})
     if len(treatments) != 1:
         raise ConfigError(

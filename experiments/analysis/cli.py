@@ -206,7 +206,7 @@ def print_verdict(analysis: "Analysis") -> None:
     for reason in decision.reasons:
         where = f" {reason.metric}:" if reason.metric else ""
         typer.echo(f"  {reason.code.value}{where} {reason.detail}".rstrip())
-    if decision.score is not None:
+    if decision.score is not None and decision.is_valid:
         typer.echo(f"  score (breaks shown ties only): {decision.score.arithmetic}")
     if decision.units_left:
         days = "" if decision.days_left is None else f", about {decision.days_left} days"

@@ -69,7 +69,9 @@ class Analysis:
     """Whether somebody declared it; else these are the defaults."""
     phases: Sequence[Phase]
     phase: int
-    """Index of the analysed phase."""
+    """Index of the analysed phase; the latest one where all are periods of one analysis."""
+    periods: Sequence[Phase] = ()
+    """Phases that are compared within each and averaged, where the split moves by itself."""
     counts: Mapping[str, Counts]
     """Per arm, intention to treat."""
     multi_exposed: int
@@ -85,6 +87,18 @@ class Analysis:
     def current(self) -> Phase:
         """The analysed phase."""
         return self.phases[self.phase]
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Shares that the analysed units were to have; over periods by their sizes."""
+        if not self.periods:
+            return self.current.shares
+        total = sum(phase.n_units for phase in self.periods)
+        shares: dict[str, float] = {}
+        for phase in self.periods:
+            for variant, share in phase.shares.items():
+                shares[variant] = shares.get(variant, 0.0) + share * phase.n_units / total
+        return shares
 
     @property
     def record(self) -> Record:

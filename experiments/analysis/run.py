@@ -160,6 +160,7 @@ class _Run:
             declared=self._declared,
             phases=self._phases,
             phase=self._index,
+            periods=self._periods,
             counts=counts,
             multi_exposed=many,
             notes=findings.notes,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +43,24 @@ def declarations(config: Path | None) -> dict[str, ExperimentDeclaration]:
     Raises:
         AnalysisError: If a file cannot be read, or declares something impossible.
     """
-    found: dict[str, ExperimentDeclaration] = {}
     path = config_file(config)
-    for section in gateway_sections(path):
+    return declared_in(gateway_sections(path), path)
+
+
+def declared_in(
+    sections: Iterable[Mapping[str, Any]], path: Path | None
+) -> dict[str, ExperimentDeclaration]:
+    """Return the experiments that gateways' configurations declare.
+
+    Args:
+        sections: From `gateway_sections`.
+        path: Where they are from, for messages.
+
+    Raises:
+        AnalysisError: If something impossible is declared.
+    """
+    found: dict[str, ExperimentDeclaration] = {}
+    for section in sections:
         for name, raw in (section.get("experiments") or {}).items():
             try:
                 found[name] = ExperimentDeclaration.model_validate(raw)

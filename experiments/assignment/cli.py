@@ -9,6 +9,7 @@ import typer
 from experiments.terminal import fail, print_json, print_table
 
 if TYPE_CHECKING:
+    from experiments.assignment import Assignment
     from experiments.assignment.rules import Placement
     from experiments.assignment.section import Section
     from experiments.assignment.targeting import Given
@@ -78,9 +79,16 @@ def _row(
         elif chosen.reason is not Reason.OVERRIDE:
             steps += _steps(one.experiment, place(unit, one, given))
     assigned = chosen.assignment
+    kept = None if assigned is None else _kept(section, str(chosen.experiment), unit)
+    if kept is not None:
+        assigned = kept
+        detail = f"the log has it under {kept.variant} first, which an adaptive split keeps"
+        steps.append(
+            {"experiment": chosen.experiment, "rule": "kept", "passed": True, "detail": detail}
+        )
     return {
         "served_models": models,
-        "variant": chosen.variant,
+        "variant": chosen.variant if assigned is None else assigned.variant,
         "reason": chosen.reason.value,
         "experiment": chosen.experiment,
         "version": section.experiments[chosen.experiment].version if chosen.experiment else None,
@@ -88,6 +96,28 @@ def _row(
         "bucket": None if assigned is None else assigned.bucket,
         "rules": steps,
     }
+
+
+_FIRST = """
+SELECT variant, probability, bucket FROM exposures
+WHERE experiment = :experiment AND version = :version AND unit = :unit
+"""
+
+
+def _kept(section: "Section", experiment: str, unit: str) -> "Assignment | None":
+    """Return what a unit of an adaptive experiment was given first, as this home's log has it."""
+    from experiments.analysis.cli import refusals
+    from experiments.analysis.log import open_log
+    from experiments.assignment import Assignment
+    from experiments.home import carril_home, event_file
+
+    declared, path = section.experiments[experiment], event_file(carril_home())
+    if declared.adaptive is None or not path.is_file():
+        return None
+    with refusals(), open_log(path) as log:
+        key = {"experiment": experiment, "version": declared.version, "unit": unit}
+        row = log.first(_FIRST, key)
+    return Assignment(*row) if row is not None and row[0] in declared.allocation else None
 
 
 def _steps(experiment: str, placement: "Placement") -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ class Decision:
     checks: tuple[Check, ...]
     """All checks in order, also those after the one that decided."""
     score: Score | None
-    """Always shown when metrics are scored; decides only where a reason says so."""
+    """Always kept when metrics are scored; decides only where a reason says so."""
     adjusted_p_values: tuple[tuple[str, float], ...]
     """Holm-adjusted p-values: primary metrics among themselves, secondary ones in one family with
     the primary ones."""
@@ -137,3 +137,8 @@ class Decision:
     def codes(self) -> tuple[ReasonCode, ...]:
         """Reason codes in order."""
         return tuple(reason.code for reason in self.reasons)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the data can be believed; else no number of it is worth showing as a result."""
+        return ReasonCode.INVALID not in self.codes

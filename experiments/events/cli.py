@@ -202,7 +202,7 @@ def prune(
     is used again.
     """
     from experiments.analysis.errors import AnalysisError
-    from experiments.analysis.sources import config_file, declarations, gateway_sections
+    from experiments.analysis.sources import config_file, declared_in, gateway_sections
     from experiments.events.databases import opened
     from experiments.events.retention import plan
     from experiments.events.retention import prune as delete
@@ -211,9 +211,9 @@ def prune(
     if limit > datetime.now(UTC).timestamp():
         fail(f"--before {before} lies in the future")
     try:
-        declared = {(name, one.version) for name, one in declarations(config).items()}
         found = config_file(config)
         sections = gateway_sections(found)
+        declared = {(name, one.version) for name, one in declared_in(sections, found).items()}
     except AnalysisError as error:
         fail(str(error))
     if found is None:

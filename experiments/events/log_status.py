@@ -11,6 +11,7 @@ from experiments.events.databases import is_address, name_of, opened
 from experiments.events.export import TIME_OF
 from experiments.events.lag import Lag, lags
 from experiments.events.records import SCHEMA_VERSION
+from experiments.home import waiting_spool_files
 
 
 def log_status(source: str) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def log_status(source: str) -> dict[str, Any]:
         if is_address(source)
         else lags(Path(source))
     )
-    spool = [] if is_address(source) else list(Path(source).parent.glob("spool/*.jsonl"))
+    spool = [] if is_address(source) else waiting_spool_files(Path(source))
     return {
         "events": name_of(source),
         "schema_version": SCHEMA_VERSION,

@@ -107,7 +107,7 @@ def _verdict(analysis: Analysis) -> str:
         word = "Keep running" + (
             f", about {decision.days_left} more days" if decision.days_left else ""
         )
-    believed = ReasonCode.INVALID not in decision.codes
+    believed = decision.is_valid
     reasons = "".join(_reason(reason) for reason in decision.reasons if reason.detail)
     left = ""
     if decision.units_left and believed:

@@ -22,7 +22,7 @@ class Table(NamedTuple):
 def health(analysis: Analysis) -> Table:
     """Return what must be right before anything else is read."""
     arms = {arm: rates(analysis.counts[arm]) for arm in ARMS}
-    shares = analysis.current.shares
+    shares = analysis.shares
     total = sum(analysis.counts[arm].units for arm in ARMS)
     rows = [
         [

@@ -140,3 +140,18 @@ def test_another_targeting_is_warned_about() -> None:
     gateway["attributes"] = {"channel": {"type": "text", "header": "x-channel"}}
 
     assert "another targeting" in consequences(with_experiment(), after).warnings[0]
+
+
+def test_an_adaptive_split_moves_nobody_unless_a_variant_leaves() -> None:
+    adaptive = {"adaptive": {}, "guardrails": {"errors": {"margin": 0.01}}}
+    half = with_experiment(**adaptive, allocation={"stable": 50, "candidate": 50})
+    most = with_experiment(**adaptive, allocation={"stable": 90, "candidate": 10})
+    less = with_experiment(**adaptive, allocation={"stable": 90, "candidate": 10}, coverage=50)
+
+    assert consequences(half, most).moves == ()
+    assert [(m.source, m.target) for m in consequences(half, less).moves] == [
+        ("candidate", "stable")
+    ]
+    assert consequences(half, most | {}).warnings == ()
+    anew = with_experiment(**adaptive, allocation={"stable": 90, "candidate": 10}, version=2)
+    assert consequences(half, anew).moves != ()

@@ -15,6 +15,7 @@ import yaml
 from cluster.adaptive.controller import Controller
 from cluster.adaptive.split import read_declared
 from cluster.canary.split import Server
+from cluster.canary.split import read_declared as read_canary
 from cluster.cli.main import run
 from cluster.errors import CommandError
 from experiments.adaptive.journal import AdaptiveError, Journal, faults
@@ -327,6 +328,29 @@ def test_the_commands_show_and_replay_what_was_decided(
     assert run(["exp", "adapt", "status", "../x"]) == 2
 
 
+def test_an_explanation_names_the_kept_variant_and_a_canary_keeps_out(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CARRIL_HOME", str(stage.config.parent))
+    stage.users(40, stable=0.5, candidate=0.5)
+    store = EventStore(stage.events)
+    first = dict(store._db.execute("SELECT unit, variant FROM exposures").fetchall())
+    store.close()
+    text = stage.config.read_text(encoding="utf-8").replace(
+        "{stable: 50, candidate: 50}", "{stable: 0, candidate: 100}"
+    )
+    stage.config.write_text(text, encoding="utf-8")
+    for unit, variant in [*first.items(), ("new", "candidate")]:
+        arguments = ["exp", "assign", "--unit", unit, "--config", str(stage.config), "--json"]
+        assert run(arguments) == 0
+        (row,) = json.loads(capsys.readouterr().out)["placements"]
+        assert row["variant"] == variant
+        assert row["probability"] == (1.0 if unit == "new" else 0.5)
+        assert (row["rules"][-1]["rule"] == "kept") is (unit != "new")
+    with pytest.raises(ConfigError, match="a canary would move its split, too"):
+        read_canary(stage.config.read_bytes(), NAME)
+
+
 def test_the_analysis_weighs_periods_and_says_so(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,3 +399,13 @@ def test_the_analysis_weighs_periods_and_says_so(
     )
     rates = dict(rows.fetchall())
     assert rates["candidate"] - rates["stable"] > 0.2
+    page = stage.config.parent / "r.html"
+    monkeypatch.setenv("CARRIL_TRACKING", "off")
+    assert run(["exp", "report", NAME, "--config", str(stage.config), "--out", str(page)]) == 0
+    shown = capsys.readouterr().out
+    # What the arms were to have, over all periods, not what they have now.
+    assert "50.00 %" in shown
+    assert "3 periods are compared within each" in page.read_text(encoding="utf-8")
+    assert run([*arguments[:-1], "--phase", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {m["method"] for m in document["metrics"] if m["name"] == "thumbs"} == {"asymptotic_cs"}

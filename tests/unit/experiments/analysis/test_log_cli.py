@@ -254,7 +254,9 @@ def test_the_report_is_one_page_with_everything_and_without_other_peoples_html(
     assert "Dime a ver" in text
 
 
-def test_a_report_of_bad_data_says_so_in_red(home: Path) -> None:
+def test_a_report_of_bad_data_says_so_in_red(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store(home, [*traffic(300), *traffic(300, seed=2, salt="other", config_hash="b" * 12)])
     assert run(["exp", "report", "exp", "--out", "r.html"]) == 0
     text = (home / "r.html").read_text(encoding="utf-8")
@@ -265,6 +267,10 @@ def test_a_report_of_bad_data_says_so_in_red(home: Path) -> None:
     assert "Score:" not in text
     assert not re.search(r'class="[^"]*good[^"]*">[-+]', text)
     assert "Not to be believed" in text
+    assert run(["exp", "show", "exp"]) == 0
+    shown = capsys.readouterr().out
+    assert "INVALID" in shown
+    assert "score (" not in shown
 
 
 def test_the_gateways_configuration_in_force_declares_by_default(

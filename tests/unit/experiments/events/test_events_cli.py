@@ -1,5 +1,6 @@
 """`carril events`: what people look after the log with."""
 
+import io
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -230,3 +231,28 @@ def test_what_was_never_shipped_stays_where_it_is_to_be_shipped(
     assert (store.count("exposures"), store.count("outcomes"), store.count("feedback")) == (1, 2, 2)
     assert run([*prune, "--unshipped"]) == 0
     assert (store.count("exposures"), store.count("outcomes"), store.count("feedback")) == (0, 0, 0)
+
+
+def test_a_file_that_is_being_collected_still_waits(
+    store: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.append([exposure("u1")])
+    spool = tmp_path / "events" / "spool"
+    spool.mkdir()
+    for name in ("gateway-1.jsonl", "gateway-2.17-ab.claimed", "gateway-3.unread"):
+        (spool / name).write_text("", encoding="utf-8")
+    assert status(capsys)["spool_files"] == 2
+
+
+def test_the_configuration_can_come_from_stdin(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.append(
+        [exposure("u1", exposed_at=OLD), exposure("u1", experiment="gone", exposed_at=OLD)]
+    )
+    declared = {"exp": {"salt": "s", "control": "stable", "allocation": {"stable": 100}}}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"experiments": declared})))
+    assert run(["events", "prune", "--before", LIMIT, "--config", "-", "--json"]) == 0
+    document = json.loads(said(capsys)[0])
+    assert document["experiments"] == [{"experiment": "gone", "version": 1}]
+    assert [kept["reason"] for kept in document["kept"]] == ["declared"]
