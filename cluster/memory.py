@@ -49,6 +49,8 @@ def memory_need(config: ServeConfig, model_bytes: Mapping[str, int]) -> MemoryNe
         count = _replica_count(config.raw, app)
         if model.model is not None:
             weights[model.model.sha256] = size
+        for adapter in model.adapters.values():
+            weights[adapter.sha256] = _file_bytes(adapter.path)
         replicas += count * (_REPLICA_BYTES + cache)
         largest = max(largest, size + cache)
     return MemoryNeed(
@@ -57,7 +59,7 @@ def memory_need(config: ServeConfig, model_bytes: Mapping[str, int]) -> MemoryNe
 
 
 def kv_bytes(model: ModelConfig) -> int:
-    """Return the attention cache of one engine, 0 where the file does not tell."""
+    """Return the attention cache of one engine, all adapters' together; 0 where a file is mute."""
     if model.engine != "llama_cpp" or model.model is None:
         return 0
     try:
@@ -65,7 +67,9 @@ def kv_bytes(model: ModelConfig) -> int:
     except HeaderError:
         return 0
     token = shape.kv_token_bytes(_BYTES_PER_VALUE[model.llama_cpp.kv_type])
-    return max(model.n_ctx * token, min(model.n_ctx * (model.n_slots + 1) * token, _MAX_KV_BYTES))
+    wanted = model.n_ctx * (model.n_slots + 1) * token
+    lane = max(model.n_ctx * token, min(wanted, _MAX_KV_BYTES // model.n_lanes))
+    return model.n_lanes * lane
 
 
 def gib(size_bytes: int) -> str:
@@ -73,6 +77,13 @@ def gib(size_bytes: int) -> str:
     if size_bytes < 100 << 20:
         return f"{size_bytes / 2**20:.1f} MiB"
     return f"{size_bytes / 2**30:.1f} GiB"
+
+
+def _file_bytes(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
 
 
 def _replica_count(raw: Mapping[str, Any], app: str) -> int:

@@ -115,6 +115,11 @@ def check_files(
     for app, model in config.models.items():
         if model.profile is not None and not Path(model.profile).is_dir():
             faults.append(f"application {app!r}: profile {model.profile!r} is no directory")
+        for name, adapter in model.adapters.items():
+            try:
+                verify_model_file(adapter)
+            except ConfigError as error:
+                faults.append(f"application {app!r}: adapter {name!r}: {error}")
         if model.model is None:
             continue
         key = (model.model.path, model.model.sha256)
@@ -167,13 +172,27 @@ def _reference_faults(
 ) -> list[str]:
     if len(gateways) > 1:
         return [f"more than one gateway: {sorted(gateways)}"]
-    return [
-        f"application {name!r}: variant {variant!r} is served by {target.app!r}, which is no model "
-        f"application of this file; it has {sorted(models)}"
-        for name, gateway in gateways.items()
-        for variant, target in gateway.variants.items()
-        if target.app not in models
-    ]
+    faults = []
+    for name, gateway in gateways.items():
+        for variant, target in gateway.variants.items():
+            where = f"application {name!r}: variant {variant!r}"
+            model = models.get(target.app)
+            if model is None:
+                faults.append(
+                    f"{where} is served by {target.app!r}, which is no model application of this "
+                    f"file; it has {sorted(models)}"
+                )
+            elif target.adapter is not None and target.adapter not in model.adapters:
+                faults.append(
+                    f"{where}: unknown adapter {target.adapter!r}; {target.app!r} has "
+                    f"{sorted(model.adapters)}"
+                )
+            elif target.adapter is None and not model.serve_base:
+                faults.append(
+                    f"{where} names no adapter, and {target.app!r} says serve_base: false; name "
+                    f"one of {sorted(model.adapters)}"
+                )
+    return faults
 
 
 def _exposure_faults(raw: Mapping[str, Any], gateways: Mapping[str, GatewayConfig]) -> list[str]:

@@ -102,6 +102,9 @@ class VariantConfig(StrictModel):
 
     app: Name
     """Name of the Serve application, as in this file."""
+    adapter: Name | None = None
+    """One of the application's `adapters`; None is its base. Variants that name one application
+    share the base's weights."""
 
 
 class ExperimentConfig(StrictModel, ExperimentDeclaration):
@@ -531,6 +534,13 @@ class ModelFileConfig(StrictModel):
         return path
 
 
+class AdapterConfig(ModelFileConfig):
+    """A LoRA adapter in GGUF, and what the file must contain."""
+
+    scale: float = Field(default=1.0, gt=0, le=10)
+    """Factor of its effect; 1 is what it was trained for."""
+
+
 class EchoOptions(StrictModel):
     """Behaviour of the echo engine, for tests and for trying out a deployment."""
 
@@ -572,6 +582,12 @@ class LlamaCppOptions(StrictModel):
     on two cores, tokens times bytes of weights of 2^36 (95 tokens of a 0.75 GB model)."""
     disk_prefix_cache_bytes: int = Field(default=1 << 30, gt=0)
     """Bound on all files there together; those not used for longest are deleted."""
+    packing: bool = True
+    """Choose the rows of each step by what such steps were measured to cost."""
+    jump_forward: bool = True
+    """Compute text that the JSON schema forces in one batch instead of token by token."""
+    prompt_lookup: bool = True
+    """Guess next tokens from earlier text where a guess costs less than it is likely to save."""
 
 
 class IdleConfig(StrictModel):
@@ -636,6 +652,11 @@ class ModelConfig(StrictModel):
     engine: Literal["echo", "llama_cpp", "vllm"]
     model: ModelFileConfig | None = None
     """None only for `echo`."""
+    adapters: dict[Name, AdapterConfig] = {}
+    """LoRA adapters over `model`, by the name that a gateway's variant uses. Weights are loaded
+    once; each adapter has `n_slots`, KV memory and prefixes of its own. For llama_cpp only."""
+    serve_base: bool = True
+    """Whether the base answers too, for variants without an adapter. False saves its KV memory."""
     n_ctx: int = Field(default=2048, ge=64)
     """Tokens of context a single request may use."""
     n_slots: int = Field(default=8, ge=1, le=64)
@@ -645,6 +666,9 @@ class ModelConfig(StrictModel):
     profile: str | None = None
     """Directory with the assistant's `system_prompt.txt`, `answer.schema.json` and
     `chat_template.jinja`, each optional. What it holds is part of the variant."""
+    stream_interval_ms: int = Field(default=25, ge=0, le=1000)
+    """Streamed text that comes sooner than this after the last piece is sent together with what
+    follows. The first and the last piece never wait. 0 sends every token by itself."""
     heartbeat_timeout_s: float = Field(default=60, gt=0)
     """Seconds without progress of the engine after which the replica counts as hung."""
     drain_timeout_s: float = Field(default=300, gt=0)
@@ -665,6 +689,10 @@ class ModelConfig(StrictModel):
     def _engine_needs(self) -> Self:
         if self.engine != "echo" and self.model is None:
             raise ValueError(f"engine {self.engine!r} needs 'model: {{path, sha256}}'")
+        if self.adapters and self.engine != "llama_cpp":
+            raise ValueError(f"adapters are for llama_cpp, not for {self.engine!r}")
+        if not self.serve_base and not self.adapters:
+            raise ValueError("serve_base is false and there are no adapters: nothing would answer")
         if self.model is not None:
             suffix = PurePosixPath(self.model.path).suffix
             if self.engine == "vllm" and suffix == ".gguf":
@@ -675,6 +703,16 @@ class ModelConfig(StrictModel):
             if self.engine != "vllm" and suffix not in {".gguf", ""}:
                 raise ValueError(f"model.path: {self.model.path!r} is no .gguf file")
         return self
+
+    @property
+    def n_lanes(self) -> int:
+        """Contexts over the weights: one for each adapter, and one for the base if it answers."""
+        return len(self.adapters) + self.serve_base
+
+    @property
+    def total_slots(self) -> int:
+        """Requests decoded together, over all adapters."""
+        return self.n_slots * self.n_lanes
 
     @cached_property
     def load_hash(self) -> str:

@@ -65,6 +65,8 @@ class GenerationRequest:
     """Seconds from receipt after which the engine may drop the request, however far it has come."""
     first_token_s: float | None = None
     """Seconds from receipt after which it may drop the request if there is no token yet."""
+    adapter: str | None = None
+    """LoRA adapter that answers; None is the base."""
     priority: Priority = "interactive"
     """Whom it lets go first when slots or memory are short. Never changes the answer."""
 

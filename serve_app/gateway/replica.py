@@ -18,7 +18,7 @@ from experiments.events.feedback_keys import stored_key
 from experiments.events.lag import lags
 from experiments.events.records import Event, Kept
 from experiments.events.spool import Spool
-from serve_app.config import GatewayConfig, RetryConfig, parse_gateway_config
+from serve_app.config import GatewayConfig, RetryConfig, VariantConfig, parse_gateway_config
 from serve_app.errors import ConfigError, RequestError
 from serve_app.events.client import EventClient
 from serve_app.events.writer import get_writer, spool_path, store_path
@@ -170,13 +170,17 @@ class GatewayReplica:
 
     async def metrics_page(self) -> bytes:
         """Return the Prometheus text of all gateway and model replicas."""
-        variants = list(self._active.variants.values()) if self._active else []
+        by_app: dict[str, list[VariantClient]] = {}
+        for variant in self._active.variants.values() if self._active else ():
+            by_app.setdefault(variant.app, []).append(variant)
         own, *models = await asyncio.gather(
-            self._peers("own_metrics"), *(variant.metrics() for variant in variants)
+            self._peers("own_metrics"), *(sharers[0].metrics() for sharers in by_app.values())
         )
         pages = list(own or [await self.own_metrics()])
-        for variant, replicas in zip(variants, models, strict=True):
-            pages.extend(relabel(families, {"variant": variant.name}) for families in replicas)
+        for sharers, replicas in zip(by_app.values(), models, strict=True):
+            # An engine's series are those of all adapters on its model, and must count once.
+            name = "+".join(variant.name for variant in sharers)
+            pages.extend(relabel(families, {"variant": name}) for families in replicas)
         return render(pages)
 
     async def check_health(self) -> None:
@@ -191,8 +195,7 @@ class GatewayReplica:
         previous = self._active
         budget = RetryBudget(config.retry)
         variants = {
-            name: self._variant(name, variant.app, budget)
-            for name, variant in config.variants.items()
+            name: self._variant(name, variant, budget) for name, variant in config.variants.items()
         }
         self._cache = self._build_cache(config, previous)
         if self._events is None:
@@ -230,10 +233,10 @@ class GatewayReplica:
             tracing=self._tracing,
         )
 
-    def _variant(self, name: str, app: str, budget: RetryBudget) -> VariantClient:
-        client = VariantClient(name, app, budget, self._metrics)
+    def _variant(self, name: str, variant: VariantConfig, budget: RetryBudget) -> VariantClient:
+        client = VariantClient(name, variant.app, budget, self._metrics, adapter=variant.adapter)
         known = self._active.variants.get(name) if self._active else None
-        if known is not None and known.app == app:
+        if known is not None and (known.app, known.adapter) == (variant.app, variant.adapter):
             client.adopt(known)
         return client
 
@@ -243,11 +246,13 @@ class GatewayReplica:
         known = {} if previous is None else previous.shadow.clients
         clients = {}
         for name, shadow in config.shadow.items():
-            app = config.variants[shadow.variant].app
+            app, adapter = (target := config.variants[shadow.variant]).app, target.adapter
             # A copy is never repeated, and takes nothing from the budget of users' requests.
             budget = RetryBudget(RetryConfig(max_retries=0, budget_rate=0, budget_min=0))
-            clients[name] = VariantClient(shadow.variant, app, budget, self._metrics)
-            if name in known and known[name].app == app:
+            clients[name] = VariantClient(
+                shadow.variant, app, budget, self._metrics, adapter=adapter
+            )
+            if name in known and (known[name].app, known[name].adapter) == (app, adapter):
                 clients[name].adopt(known[name])
         return ShadowTraffic(
             config.shadow,

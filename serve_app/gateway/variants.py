@@ -53,11 +53,21 @@ class VariantClient:
         app: Serve application that serves it.
         budget: Retry budget, shared by all variants of this gateway.
         metrics: Counts retries.
+        adapter: LoRA adapter of the application's model; None is its base.
     """
 
-    def __init__(self, name: str, app: str, budget: RetryBudget, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        app: str,
+        budget: RetryBudget,
+        metrics: GatewayMetrics,
+        *,
+        adapter: str | None = None,
+    ) -> None:
         self.name = name
         self.app = app
+        self.adapter = adapter
         self._budget = budget
         self._metrics = metrics
         self._handle: Any = None  # Serve handles are untyped
@@ -79,6 +89,8 @@ class VariantClient:
         Raises:
             RequestError: What the replica raised, or that it could not be reached.
         """
+        if self.adapter is not None:
+            call = replace(call, request=replace(call.request, adapter=self.adapter))
         gate = self._gates.get(call.request.priority)
         if gate is not None:
             await gate.acquire()
@@ -119,7 +131,7 @@ class VariantClient:
                 self._budget.end()
 
     def adopt(self, other: "VariantClient") -> None:
-        """Take over connection and knowledge of another client to the same application."""
+        """Take over connection and knowledge of another client to the same model and adapter."""
         self._handle, self._unary, self._stream = other._handle, other._unary, other._stream
         self._gates = other._gates
         self.states, self.identity = other.states, other.identity
@@ -134,7 +146,9 @@ class VariantClient:
             )
         except (RayServeException, RayError, RequestError, TimeoutError):
             responses = []
-        states = [state for state in responses if isinstance(state, ModelState)]
+        states = [
+            _as_seen(state, self.adapter) for state in responses if isinstance(state, ModelState)
+        ]
         if not states and time.monotonic() < self._states_until:
             return
         self.states, self._states_until = states, time.monotonic() + _BELIEVED_S
@@ -208,3 +222,16 @@ class VariantClient:
                 raise cause from error
             logger.exception("replica raised", extra={"request_id": call.request.request_id})
             raise InternalError("the model replica failed on this request") from error
+
+
+def _as_seen(state: ModelState, adapter: str | None) -> ModelState:
+    """Return a replica's state as far as one adapter of its model is concerned."""
+    if state.identity is None:
+        return state
+    identity = state.identity.of(adapter)
+    if identity is not None:
+        return replace(state, identity=identity)
+    loaded = [known.name for known in state.identity.adapters]
+    missing = "the base does not answer" if adapter is None else f"adapter {adapter!r} is missing"
+    error = state.error or f"{missing}; adapters that are loaded: {loaded}"
+    return replace(state, state="failed", identity=None, error=error)

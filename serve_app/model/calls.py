@@ -1,7 +1,7 @@
 """What the gateway sends to a model replica, and what comes back."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from serve_app.engines.protocol import GenerationChunk, GenerationRequest
 from serve_app.telemetry.trace_context import TraceContext
@@ -21,6 +21,15 @@ class ModelCall:
     """What the caller is doing for whom: the parent of the replica's span."""
 
 
+class AdapterHashes(NamedTuple):
+    """What tells the answers of an adapter from those of others over the same base."""
+
+    name: str
+    model_sha256: str
+    """Hash of the base's and the adapter's hashes, and the scale."""
+    fingerprint: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
     """Which weights, template and program answered."""
@@ -35,6 +44,24 @@ class ModelIdentity:
     """Hash of everything that can change an answer: weights, template, profile, engine."""
     has_answer_schema: bool
     config_hash: str
+    adapters: tuple[AdapterHashes, ...] = ()
+    """Adapters that are loaded over the weights; empty in the identity of one of them."""
+    serves_base: bool = True
+
+    def of(self, adapter: str | None) -> "ModelIdentity | None":
+        """Return the identity of the answers with an adapter; None if it is not loaded."""
+        if adapter is None:
+            return replace(self, adapters=()) if self.serves_base else None
+        for known in self.adapters:
+            if known.name == adapter:
+                return replace(
+                    self,
+                    model_sha256=known.model_sha256,
+                    fingerprint=known.fingerprint,
+                    adapters=(),
+                    serves_base=True,
+                )
+        return None
 
     @property
     def short(self) -> str:

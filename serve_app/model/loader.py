@@ -12,7 +12,7 @@ from serve_app.config import ModelConfig, content_hash
 from serve_app.engines import echo
 from serve_app.engines.protocol import Engine, GenerationRequest, Message, SamplingParams
 from serve_app.errors import ConfigError
-from serve_app.model.calls import ModelIdentity
+from serve_app.model.calls import AdapterHashes, ModelIdentity
 from serve_app.model.files import VerifiedFile, check_unchanged, verify_model_file
 from serve_app.model.folders import (
     VerifiedFolder,
@@ -46,7 +46,8 @@ async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
     try:
         identity = _identity(config, profile, file, engine, replica)
         if config.warmup:
-            await _warm_up(engine, profile)
+            for adapter in (*([None] if config.serve_base else []), *config.adapters):
+                await _warm_up(engine, profile, adapter)
     except BaseException:
         await engine.close()
         raise
@@ -103,12 +104,48 @@ def _load(config: ModelConfig) -> tuple[Profile, Verified | None, Engine]:
     if config.engine == "echo":
         engine = echo.load(config)
     else:
-        from serve_app.engines import llama_cpp
-
         assert file is not None  # noqa: S101 (the configuration demands a file)
-        engine = llama_cpp.load(config, file.path, profile=profile)
-        check_unchanged(file)
+        engine = _load_llama_cpp(config, file, profile)
     return profile, file, engine
+
+
+def _load_llama_cpp(config: ModelConfig, file: VerifiedFile, profile: Profile) -> Engine:
+    from serve_app.engines import llama_cpp
+
+    verified = {name: verify_model_file(adapter) for name, adapter in config.adapters.items()}
+    engine = llama_cpp.load(
+        config,
+        file.path,
+        profile=profile,
+        adapters={
+            name: llama_cpp.AdapterFile(found.path, config.adapters[name].scale)
+            for name, found in verified.items()
+        },
+    )
+    try:
+        for found in (file, *verified.values()):
+            check_unchanged(found)
+    except BaseException:
+        asyncio.run(engine.close())  # this is a worker thread, without a loop
+        raise
+    return engine
+
+
+def _adapter_hashes(
+    config: ModelConfig, base_sha256: str, parts: tuple[object, ...]
+) -> tuple[AdapterHashes, ...]:
+    """Tell the adapters apart, from each other and from the base, wherever hashes are compared."""
+    found = []
+    for name, adapter in sorted(config.adapters.items()):
+        own = (adapter.sha256, adapter.scale)
+        found.append(
+            AdapterHashes(
+                name=name,
+                model_sha256=hashlib.sha256(orjson.dumps((base_sha256, *own))).hexdigest(),
+                fingerprint=hashlib.sha256(orjson.dumps((*parts, *own))).hexdigest(),
+            )
+        )
+    return tuple(found)
 
 
 def _identity(
@@ -143,10 +180,12 @@ def _identity(
         fingerprint=hashlib.sha256(orjson.dumps(parts)).hexdigest(),
         has_answer_schema=profile.answer_schema is not None,
         config_hash=content_hash(config)[:12],
+        adapters=_adapter_hashes(config, sha256, parts),
+        serves_base=config.serve_base,
     )
 
 
-async def _warm_up(engine: Engine, profile: Profile) -> None:
+async def _warm_up(engine: Engine, profile: Profile, adapter: str | None) -> None:
     messages = [Message(role="user", content="hola")]
     if profile.system_prompt:
         messages.insert(0, Message(role="system", content=profile.system_prompt))
@@ -155,6 +194,7 @@ async def _warm_up(engine: Engine, profile: Profile) -> None:
         messages=tuple(messages),
         sampling=SamplingParams(max_tokens=_WARMUP_TOKENS, temperature=0),
         json_schema=profile.answer_schema,
+        adapter=adapter,
     )
     async for _ in engine.generate(request):
         pass

@@ -9,9 +9,9 @@ from dataclasses import replace
 from ray import serve
 
 from serve_app.engines.protocol import EngineStats, GenerationChunk, GenerationRequest, Message
-from serve_app.errors import EngineFailed, RequestError
+from serve_app.errors import EngineFailed, ModelNotReady, RequestError
 from serve_app.model.autoscaling import ServiceClock
-from serve_app.model.calls import ModelCall, ModelState, ReplyBatch
+from serve_app.model.calls import ModelCall, ModelIdentity, ModelState, ReplyBatch
 from serve_app.model.keeper import ModelKeeper
 from serve_app.model.profile import Profile
 from serve_app.model.slot import LoadedModel
@@ -101,7 +101,7 @@ class ModelReplica:
         return {
             "running": float(stats.running),
             "waiting": float(stats.waiting),
-            "slots": float(config.n_slots),
+            "slots": float(config.total_slots),
             "kv_used": float(stats.kv_tokens_used),
             "kv_capacity": float(stats.kv_tokens_capacity),
             "service_s": self._clock.service_s,
@@ -126,7 +126,7 @@ class ModelReplica:
         """Tell the clock how many requests hold a slot."""
         config = self._keeper.config
         # Not the engine's own count: it lags behind by the moment in which a free slot is taken.
-        running = min(self._calls, config.n_slots) if config else 0
+        running = min(self._calls, config.total_slots) if config else 0
         self._clock.observe(time.monotonic(), running, departed=departed)
 
     async def _batches(self, call: ModelCall) -> AsyncGenerator[ReplyBatch, None]:
@@ -143,7 +143,7 @@ class ModelReplica:
         with call_span(self._tracing, call, self._app) as span:
             async with self._keeper.use() as model, self._counted():
                 request = _apply_profile(call, model.profile)
-                identity = model.identity
+                identity = _identity_of(model, request.adapter)
                 if span.recording:
                     describe_start(span, identity, request)
                 first = True
@@ -164,6 +164,19 @@ class ModelReplica:
         finally:
             self._calls -= 1
             self._observe(departed=1)
+
+
+def _identity_of(model: LoadedModel, adapter: str | None) -> ModelIdentity:
+    identity = model.identity.of(adapter)
+    if identity is None:
+        loaded = [known.name for known in model.identity.adapters]
+        wanted = "no adapter" if adapter is None else f"adapter {adapter!r}"
+        raise ModelNotReady(
+            f"{wanted} was asked for, and the loaded model serves the adapters {loaded} only",
+            None,
+            2.0,
+        )
+    return identity
 
 
 async def _stream(

@@ -21,8 +21,8 @@ _KEPT_BESIDE_SLOTS = 4
 def context_size(config: ModelConfig, model: Model, *, n_pinned: int = 0) -> ContextSize:
     """Return the capacity for a configuration.
 
-    Full contexts for all slots and one more for kept prefixes, within 2 GiB, and always at least
-    one full context.
+    Full contexts for all slots and one more for kept prefixes, within 2 GiB for all lanes together,
+    and always at least one full context.
 
     Args:
         config: What is loaded.
@@ -44,7 +44,7 @@ def context_size(config: ModelConfig, model: Model, *, n_pinned: int = 0) -> Con
             f"{model.n_ctx_train} tokens of context; lower n_ctx"
         )
     options = config.llama_cpp
-    affordable = _MAX_KV_BYTES // model.kv_token_bytes(options.kv_type)
+    affordable = _MAX_KV_BYTES // config.n_lanes // model.kv_token_bytes(options.kv_type)
     wanted = config.n_ctx * (config.n_slots + 1) + n_pinned
     n_cells = max(config.n_ctx + n_pinned, min(wanted, affordable))
     n_kept = kept_sequences(config)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.engines.llama_cpp.adapter import Adapter
 from serve_app.engines.llama_cpp.binding import library
 from serve_app.engines.llama_cpp.model import Model
 from serve_app.errors import ModelFileError
@@ -94,6 +95,18 @@ class Context:
         self.n_sequences = size.n_sequences
         self.n_vocab = int(lib.llama_vocab_n_tokens(model.vocab))
         self._batch = _BatchArrays(lib, self.n_batch)
+
+    def lay(self, adapter: Adapter) -> None:
+        """Compute with an adapter from now on. Only before the first decode: KV depends on it.
+
+        Raises:
+            ModelFileError: If llama.cpp refuses.
+        """
+        lib = self._lib
+        handles = (lib.llama_adapter_lora_p_ctypes * 1)(adapter.handle)
+        scales = (ctypes.c_float * 1)(adapter.scale)
+        if lib.llama_set_adapters_lora(self.handle, handles, 1, scales) != 0:
+            raise ModelFileError(f"llama.cpp cannot use the adapter {adapter.name!r}")
 
     def decode(self, parts: list[Rows]) -> int:
         """Compute the rows and return llama.cpp's code: 0 done, 1 no KV, others are failures.

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from serve_app.config import ModelConfig
 from serve_app.engines.chat_template import ChatTemplate
+from serve_app.engines.llama_cpp.adapter import Adapter, AdapterFile, open_adapters
 from serve_app.engines.llama_cpp.admission import Admission, UseGuard
 from serve_app.engines.llama_cpp.binding import SUPPORTED_VERSION, system_info
 from serve_app.engines.llama_cpp.capacity import context_size, kept_sequences, thread_count
@@ -18,11 +19,13 @@ from serve_app.engines.llama_cpp.context import Context
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.grammars import GrammarStore
 from serve_app.engines.llama_cpp.job import Job
+from serve_app.engines.llama_cpp.lanes import Lanes, total
 from serve_app.engines.llama_cpp.logprobs import unpredicted
 from serve_app.engines.llama_cpp.loop import Command, EngineLoop
 from serve_app.engines.llama_cpp.model import Model
 from serve_app.engines.llama_cpp.prompts import Prompter
 from serve_app.engines.llama_cpp.sampling import check_sampling
+from serve_app.engines.llama_cpp.scheduler import Tricks
 from serve_app.engines.llama_cpp.stepper import Stepper
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.llama_cpp.warm_start import WarmStart
@@ -35,7 +38,13 @@ from serve_app.engines.protocol import (
     GenerationRequest,
     Message,
 )
-from serve_app.errors import CarrilError, ConfigError, EngineFailed, InvalidSchema
+from serve_app.errors import (
+    CarrilError,
+    ConfigError,
+    EngineFailed,
+    InvalidSchema,
+    ModelNotReady,
+)
 from serve_app.telemetry.logs import carril_home
 
 logger = logging.getLogger(__name__)
@@ -67,7 +76,11 @@ class AssistantProfile(Protocol):
 
 
 def load(
-    config: ModelConfig, model_path: Path, *, profile: AssistantProfile | None = None
+    config: ModelConfig,
+    model_path: Path,
+    *,
+    profile: AssistantProfile | None = None,
+    adapters: Mapping[str, AdapterFile] | None = None,
 ) -> "LlamaCppEngine":
     """Load a GGUF file and start its engine thread. Blocking: call it in a worker thread.
 
@@ -75,6 +88,7 @@ def load(
         config: What to load and how.
         model_path: The file, whose SHA-256 the caller has verified.
         profile: The assistant's chat template and answer schema; None uses the model's template.
+        adapters: LoRA adapters by name, verified as well.
 
     Raises:
         ConfigError: If llama-cpp-python is missing, or the configuration does not fit the model.
@@ -82,7 +96,7 @@ def load(
     """
     model = Model(model_path)
     try:
-        return LlamaCppEngine(config, model, profile)
+        return LlamaCppEngine(config, model, profile, open_adapters(model, adapters or {}))
     except BaseException:
         model.close()
         raise
@@ -95,9 +109,16 @@ class LlamaCppEngine:
         config: What was asked for.
         model: Open weights, owned by this object from now on.
         profile: See `load`.
+        adapters: Open adapters, which go with the model.
     """
 
-    def __init__(self, config: ModelConfig, model: Model, profile: AssistantProfile | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: Model,
+        profile: AssistantProfile | None,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
         options = config.llama_cpp
         self._config = config
         self._model = model
@@ -112,34 +133,36 @@ class LlamaCppEngine:
             model_bytes=model.size_bytes,
             directory=carril_home() / "cache" / "prefix",
         )
-        self._grammars = GrammarStore(model, self._vocabulary)
+        self._grammars = GrammarStore(model, self._vocabulary, find_forced=options.jump_forward)
         n_threads = thread_count(options.n_threads, model.size_bytes)
         try:
             self._grammars.start()
             if profile and profile.answer_schema:
                 self._compile_profile(profile.answer_schema)
-            context = Context(
-                model,
-                context_size(config, model, n_pinned=self._warm_start.n_pinned),
-                n_threads=n_threads,
-                kv_type=options.kv_type,
-                flash_attention=options.flash_attention,
+            contexts = _contexts(
+                config, model, adapters, n_threads, n_pinned=self._warm_start.n_pinned
             )
         except BaseException:
             self._grammars.close()
             raise
-        self._admission = Admission(config.n_slots, config.max_queue)
+        self._admission = Admission(config.total_slots, config.max_queue)
         self._guard = UseGuard()
-        self._stepper = Stepper(
-            context,
-            self._vocabulary,
-            n_slots=config.n_slots,
-            n_ctx=config.n_ctx,
-            n_kept=kept_sequences(config),
-            on_done=self._done,
+        self._lanes = Lanes(
+            {
+                name: Stepper(
+                    context,
+                    self._vocabulary,
+                    n_slots=config.n_slots,
+                    n_ctx=config.n_ctx,
+                    n_kept=kept_sequences(config),
+                    on_done=self._done,
+                    tricks=Tricks(packing=options.packing, prompt_lookup=options.prompt_lookup),
+                )
+                for name, context in contexts.items()
+            }
         )
         self._warm_up()
-        self._loop = EngineLoop(self._stepper)
+        self._loop = EngineLoop(self._lanes)
         self._info = EngineInfo(
             engine="llama_cpp",
             version=SUPPORTED_VERSION,
@@ -152,7 +175,8 @@ class LlamaCppEngine:
                 "file": model.path.name,
                 "model_bytes": str(model.size_bytes),
                 "n_threads": str(n_threads),
-                "kv_tokens": str(context.n_cells),
+                "kv_tokens": str(sum(context.n_cells for context in contexts.values())),
+                "adapters": ", ".join(self._lanes.names),
                 "kv_type": options.kv_type,
                 "system": system_info(),
                 **self._warm_start.details,
@@ -202,26 +226,8 @@ class LlamaCppEngine:
 
     def stats(self) -> EngineStats:
         """Return counters; cheap, safe from any thread."""
-        counters, scheduler = self._stepper.counters, self._stepper.scheduler
-        running = len(scheduler.running)
-        n_pinned = self._stepper.prefixes.n_pinned_tokens
-        return EngineStats(
-            running=running,
-            waiting=max(0, self._admission.n_live - running),
-            waiting_by_priority={name: scheduler.waiting.count(name) for name in PRIORITIES},
-            preempted_total=scheduler.seats.n_preempted,
-            refused_late_total=counters.refused_late,
-            prompt_tokens_total=counters.prompt_tokens,
-            cached_tokens_total=counters.cached_tokens,
-            completion_tokens_total=counters.completion_tokens,
-            steps_total=counters.steps,
-            step_rows_total=counters.step_rows,
-            kv_tokens_used=self._stepper.pool.active - n_pinned,
-            kv_tokens_capacity=self._stepper.pool.n_cells - n_pinned,
-            cancelled_total=counters.cancelled,
-            evicted_tokens_total=self._stepper.prefixes.n_evicted_tokens,
-            restored_tokens_total=self._stepper.prefixes.n_restored_tokens,
-        )
+        stats = total(_lane_stats(stepper) for stepper in self._lanes)
+        return replace(stats, waiting=max(0, self._admission.n_live - stats.running))
 
     async def close(self) -> None:
         """Stop the loop and free the model. Requests still running end with `EngineFailed`."""
@@ -237,14 +243,25 @@ class LlamaCppEngine:
         self._model.close()
 
     def _warm_up(self) -> None:
-        stepper = self._stepper
+        options = self._config.llama_cpp
         try:
-            self._warm_start.pin(stepper.context, stepper.pool, stepper.prefixes)
+            for name, stepper in self._lanes.steppers.items():
+                if options.packing or options.prompt_lookup:
+                    stepper.calibrate()
+                self._warm_start.pin(
+                    stepper.context, stepper.pool, stepper.prefixes, adapter=self._identity(name)
+                )
         except BaseException:
-            stepper.end([], "the model was not loaded")
+            self._lanes.end([], "the model was not loaded")
             self._grammars.close()
             raise
         self._warm_start.write()
+
+    def _identity(self, adapter: str | None) -> str:
+        if adapter is None:
+            return ""
+        file = self._config.adapters[adapter]
+        return f"{file.sha256} x {file.scale}"
 
     def _compile_profile(self, schema: str) -> None:
         try:
@@ -267,6 +284,10 @@ class LlamaCppEngine:
             tokens = self._prompter.tokens_of(request)
         else:
             tokens = await self._in_thread(self._prompter.tokens_of, request)
+        if request.adapter not in self._lanes:
+            raise ModelNotReady(
+                f"adapter {request.adapter!r} is not loaded; loaded: {self._lanes.names}"
+            )
         grammar: Grammar | None = None
         if request.json_schema is not None:
             grammar = self._grammars.known(request.json_schema)
@@ -279,7 +300,7 @@ class LlamaCppEngine:
             tokens,
             echo_text=text,
             grammar=grammar,
-            channel=Channel(),
+            channel=Channel(self._config.stream_interval_ms / 1000),
             n_ctx=self._config.n_ctx,
         )
         if job.wants_prompt_logprobs:
@@ -296,6 +317,59 @@ class LlamaCppEngine:
 
     def _done(self, job: Job) -> None:
         self._admission.leave(job.priority, time.monotonic() - job.submitted_at)
+
+
+def _lane_stats(stepper: Stepper) -> EngineStats:
+    counters, scheduler = stepper.counters, stepper.scheduler
+    n_pinned = stepper.prefixes.n_pinned_tokens
+    return EngineStats(
+        running=len(scheduler.running),
+        waiting_by_priority={name: scheduler.waiting.count(name) for name in PRIORITIES},
+        preempted_total=scheduler.seats.n_preempted,
+        refused_late_total=counters.refused_late,
+        prompt_tokens_total=counters.prompt_tokens,
+        cached_tokens_total=counters.cached_tokens,
+        completion_tokens_total=counters.completion_tokens,
+        steps_total=counters.steps,
+        step_rows_total=counters.step_rows,
+        kv_tokens_used=stepper.pool.active - n_pinned,
+        kv_tokens_capacity=stepper.pool.n_cells - n_pinned,
+        cancelled_total=counters.cancelled,
+        evicted_tokens_total=stepper.prefixes.n_evicted_tokens,
+        restored_tokens_total=stepper.prefixes.n_restored_tokens,
+        forced_tokens_total=counters.forced_tokens,
+        guessed_tokens_total=counters.guessed_tokens,
+        right_guesses_total=counters.right_guesses,
+    )
+
+
+def _contexts(
+    config: ModelConfig,
+    model: Model,
+    adapters: Sequence[Adapter],
+    n_threads: int,
+    *,
+    n_pinned: int,
+) -> dict[str | None, Context]:
+    """Make a context for each adapter, and one for the base if it answers."""
+    made: dict[str | None, Context] = {}
+    try:
+        for adapter in (*([None] if config.serve_base else []), *adapters):
+            context = Context(
+                model,
+                context_size(config, model, n_pinned=n_pinned),
+                n_threads=n_threads,
+                kv_type=config.llama_cpp.kv_type,
+                flash_attention=config.llama_cpp.flash_attention,
+            )
+            made[adapter.name if adapter else None] = context
+            if adapter:
+                context.lay(adapter)
+    except BaseException:
+        for context in made.values():
+            context.close()
+        raise
+    return made
 
 
 def _template(source: str | None, vocabulary: Vocabulary) -> ChatTemplate | None:

@@ -41,6 +41,7 @@ class Job:
         self.request_id = request.request_id
         self.cache_salt = request.cache_salt
         self.priority = request.priority
+        self.adapter = request.adapter
         self.params: SamplingParams = request.sampling
         self.channel = channel
         self.grammar = grammar

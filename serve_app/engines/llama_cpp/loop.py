@@ -10,7 +10,7 @@ import time
 from typing import Literal, NamedTuple
 
 from serve_app.engines.llama_cpp.job import Job
-from serve_app.engines.llama_cpp.stepper import Stepper
+from serve_app.engines.llama_cpp.lanes import Lanes
 from serve_app.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
@@ -27,18 +27,18 @@ class Command(NamedTuple):
 
 
 class EngineLoop:
-    """Turns a stepper in a thread of its own until it is stopped.
+    """Turns the lanes in a thread of its own until it is stopped.
 
     Args:
-        stepper: Used by this thread only from now on.
+        lanes: Used by this thread only from now on.
     """
 
-    def __init__(self, stepper: Stepper) -> None:
+    def __init__(self, lanes: Lanes) -> None:
         self.heartbeat = time.monotonic()
         """When the loop last turned, on the monotonic clock."""
         self.failure = ""
         """Why the thread ended, if it did so by itself."""
-        self._stepper = stepper
+        self._lanes = lanes
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._ended = False
@@ -74,29 +74,29 @@ class EngineLoop:
         try:
             while self._obey():
                 self.heartbeat = time.monotonic()
-                self._stepper.turn()
+                self._lanes.turn()
             reason = "the engine was closed"
         except Exception as error:  # the thread's boundary: its requests must hear of anything
             logger.exception("engine thread failed")
             self.failure = reason = f"the engine thread failed: {type(error).__name__}"
         with self._lock:  # from here on `send` refuses jobs, so none is forgotten in the queue
             self._ended = True
-        self._stepper.end(self._unread(), reason)
+        self._lanes.end(self._unread(), reason)
 
     def _obey(self) -> bool:
         # Waits only while there is nothing to compute. Returns False when told to stop.
         try:
             command = (
                 self._commands.get(timeout=_IDLE_S)
-                if self._stepper.is_idle
+                if self._lanes.is_idle
                 else self._commands.get_nowait()
             )
             while command.kind != "stop":
                 if command.job is not None:
                     if command.kind == "add":
-                        self._stepper.add(command.job)
+                        self._lanes.add(command.job)
                     else:
-                        self._stepper.cancel(command.job)
+                        self._lanes.cancel(command.job)
                 command = self._commands.get_nowait()
         except queue.Empty:
             return True

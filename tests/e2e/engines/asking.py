@@ -37,6 +37,7 @@ def model_config(**changes: object) -> ModelConfig:
         "n_ctx": 512,
         "n_slots": 8,
         "max_queue": 64,
+        "stream_interval_ms": 0,
         "llama_cpp": {"n_threads": 1},
     }
     return parse_model_config(raw | changes)
@@ -47,7 +48,7 @@ def chat(text: str, *, system: str | None = None, **sampling: object) -> Generat
     messages = [Message(role="user", content=text)]
     if system is not None:
         messages.insert(0, Message(role="system", content=system))
-    own = {"json_schema", "timeout_s", "first_token_s", "priority"}
+    own = {"json_schema", "timeout_s", "first_token_s", "priority", "adapter"}
     request = GenerationRequest(
         request_id="test",
         messages=tuple(messages),

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import gguf
 import numpy as np
@@ -27,7 +28,20 @@ _TEXT = (
     "la respuesta del vendedor es que hay una toyota del ano pasado con pocos kilometros señor "
     "mañana también camión está rápido "
 )
-_N_EMBD, _N_LAYER, _N_HEAD, _N_HEAD_KV, _N_FF = 256, 2, 4, 2, 512
+
+
+class Shape(NamedTuple):
+    """Sizes of the network."""
+
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    n_ff: int
+
+
+SHAPE = Shape(256, 2, 4, 2, 512)
+_N_EMBD, _N_LAYER, _N_HEAD, _N_HEAD_KV, _N_FF = SHAPE
 
 
 def byte_characters() -> dict[int, str]:
@@ -59,11 +73,18 @@ def train_merges(text: str, n_merges: int) -> list[tuple[str, str]]:
 
 
 def write_nano_gguf(
-    path: Path, *, seed: int = 0, n_ctx: int = 1024, template: str | None = CHAT_TEMPLATE
+    path: Path,
+    *,
+    seed: int = 0,
+    n_ctx: int = 1024,
+    template: str | None = CHAT_TEMPLATE,
+    n_unused_tokens: int = 0,
 ) -> Path:
-    """Write the model and return its path."""
+    """Write the model and return its path; tokens that no text has make it larger."""
     merges = train_merges(_TEXT, 180)
-    tokens = [*byte_characters().values(), *("".join(pair) for pair in merges), *SPECIAL]
+    tokens = [*byte_characters().values(), *("".join(pair) for pair in merges)]
+    tokens += [f"unused{i}" for i in range(n_unused_tokens)]
+    tokens += SPECIAL
     types = [gguf.TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
     types += [gguf.TokenType.CONTROL] * len(SPECIAL)
     writer = gguf.GGUFWriter(path, "llama")

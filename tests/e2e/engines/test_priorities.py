@@ -47,7 +47,8 @@ async def test_user_gets_a_first_token_soon_while_batch_work_has_all_slots(nano)
 
 
 async def test_preempted_answer_equals_an_undisturbed_one_and_is_not_computed_twice(nano):
-    engine = load(model_config(n_slots=1), nano)
+    plain = {"n_threads": 1, "prompt_lookup": False, "packing": False}  # every row is a token
+    engine = load(model_config(n_slots=1, llama_cpp=plain), nano)
     request = chat("busco una yipeta", max_tokens=60, logprobs=2, priority="batch")
     try:
         alone = await ask(engine, request)
