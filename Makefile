@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test check bench bench-peers bench-readme lock clean install native training tracking test-system vllm test-vllm
+.PHONY: help serve stop test check bench bench-peers bench-readme bench-guard lock clean install native training tracking test-system vllm test-vllm
 .SUFFIXES:
 
 help: ## Show this list
@@ -57,6 +57,9 @@ bench-peers: install native # llama-server and its relatives, built from our lla
 
 bench-readme: install # the figures of the last run, into tests/benchmarks/README.md
 	@$(BIN)/python -m tests.benchmarks.readme
+
+bench-guard: install # exit 1 if a ratio of the last run is worse than the recorded one
+	@$(BIN)/python -m tests.benchmarks.guard
 
 lock: install ## Bring requirements/*.lock up to pyproject.toml; UPGRADE=1 takes the newest versions
 	@echo "resolving base.lock (a few minutes: every hash is looked up)"

@@ -5,9 +5,7 @@
 Only what stands between its two marks changes, so no figure there was typed by hand.
 """
 
-import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,11 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    descriptor, scratch = tempfile.mkstemp(dir=README.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(scratch).chmod(0o644)
-    Path(scratch).replace(README)
+    report.write(README, text)
     sys.stdout.write(f"{README}\n")
     return 0
 

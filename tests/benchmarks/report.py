@@ -84,9 +84,9 @@ class Run:
         }
         with _exclusive(self.directory / "latest.lock"):
             report = merged(read(self.directory), self.scenario, entry)
-            _write(self.directory / "latest.json", json.dumps(report, indent=1) + "\n")
+            write(self.directory / "latest.json", json.dumps(report, indent=1) + "\n")
             drawn = plots.draw(report, self.directory)
-            _write(self.directory / "latest.md", page.render(report, plots=drawn))
+            write(self.directory / "latest.md", page.render(report, plots=drawn))
         sys.stdout.write("\n" + page.render_scenario(self.scenario, entry) + "\n")
 
 
@@ -155,11 +155,13 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
     descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+        Path(scratch).chmod(0o644)
         Path(scratch).replace(path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
