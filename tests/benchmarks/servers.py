@@ -58,12 +58,19 @@ def carril(variants: Sequence[Variant], *, name: str) -> Iterator[Server]:
         variants: What to serve; each is a model name of the API.
         name: Names the folder of logs.
     """
+    with carril_with(carril_config(variants), name=name) as url:
+        yield Server(url, variants[0].name)
+
+
+@contextlib.contextmanager
+def carril_with(serve_config: Mapping[str, Any], *, name: str) -> Iterator[str]:
+    """Run `carril up` with a Serve configuration; yield the address of its API."""
     http, dashboard, ray = (str(free_port()) for _ in range(3))
     logs = _log_dir(name)
     # A directory of its own with a short path: Ray's sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="carril-bench-") as home:
         config = Path(home) / "bench.yaml"
-        config.write_text(yaml.safe_dump(carril_config(variants)), encoding="utf-8")
+        config.write_text(yaml.safe_dump(dict(serve_config)), encoding="utf-8")
         env = {**os.environ, "CARRIL_HOME": home, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "cluster.cli.main"]
         up = [*command, "up", str(config), "--port", http]
@@ -75,7 +82,7 @@ def carril(variants: Sequence[Variant], *, name: str) -> Iterator[Server]:
                 )
                 if done.returncode != 0:
                     raise RuntimeError(f"carril did not start; {_tail(logs / 'carril.log')}")
-                yield Server(f"http://127.0.0.1:{http}", variants[0].name)
+                yield f"http://127.0.0.1:{http}"
             finally:
                 subprocess.run(
                     [*command, "down", "--now"],
