@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.analysis.history import Group, Phase, experiments_in, made_with, samples
+from experiments.analysis.exposures import Group
+from experiments.analysis.history import Phase, experiments_in, made_with, samples
 from experiments.analysis.log import Log, Scope
 from experiments.assignment import Hash
 

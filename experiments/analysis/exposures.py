@@ -67,7 +67,7 @@ class Assignment(NamedTuple):
     probability: float
 
 
-class GroupSums(NamedTuple):
+class Group(NamedTuple):
     """Exposures of one configuration, variant, probability and model."""
 
     config_hash: str
@@ -146,7 +146,7 @@ class Sessions:
         yield self._codes.astype("<i4").tobytes()
         yield from canonical(self.table)
 
-    def groups(self) -> list[GroupSums]:
+    def groups(self) -> list[Group]:
         """Return the exposures in groups."""
         units = self.table["unit"]
         found = []
@@ -154,7 +154,7 @@ class Sessions:
             members = np.flatnonzero(self._codes == number)
             at = self.exposed_at[members]
             found.append(
-                GroupSums(
+                Group(
                     config_hash=one.config_hash,
                     variant=one.variant,
                     probability=one.probability,

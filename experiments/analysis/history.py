@@ -5,11 +5,11 @@ the log itself tells when the split changed, and whether the salt did, without t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from experiments.analysis.errors import UnknownExperiment
-from experiments.analysis.exposures import GroupSums
+from experiments.analysis.exposures import Group
 from experiments.analysis.log import Log, Row
 from experiments.analysis.pieces import Task
 from experiments.analysis.survey import survey
@@ -25,21 +25,6 @@ class Sample(NamedTuple):
     unit: str
     bucket: int
     served_model: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Exposures of one configuration, variant, probability and model."""
-
-    config_hash: str
-    variant: str
-    probability: float
-    model_sha256: str
-    n_units: int
-    first_at: float
-    last_at: float
-    first_unit: str
-    last_unit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +86,7 @@ def groups(log: Log, experiment: str, version: int) -> list[Group]:
     return groups_of(survey(log, Task(experiment, version, until=None)).groups)
 
 
-def groups_of(found: Iterable[GroupSums]) -> list[Group]:
+def groups_of(found: Iterable[Group]) -> list[Group]:
     """Return the groups of all pieces together, in order of appearance.
 
     Args:
@@ -110,18 +95,20 @@ def groups_of(found: Iterable[GroupSums]) -> list[Group]:
     joined: dict[tuple[str, str, float, str], Group] = {}
     for part in found:
         key = (part.config_hash, part.variant, part.probability, part.model_sha256)
-        new = Group(**part._asdict())
-        known = joined.get(key, new)
-        joined[key] = replace(
-            new,
-            n_units=new.n_units + (known.n_units if key in joined else 0),
-            first_at=min(known.first_at, new.first_at),
-            last_at=max(known.last_at, new.last_at),
-            first_unit=known.first_unit,
-        )
+        known = joined.get(key)
+        joined[key] = part if known is None else _together(known, part)
     return sorted(
         joined.values(),
         key=lambda g: (g.first_at, g.config_hash, g.variant, g.probability, g.model_sha256),
+    )
+
+
+def _together(known: Group, later: Group) -> Group:
+    return later._replace(
+        n_units=known.n_units + later.n_units,
+        first_at=min(known.first_at, later.first_at),
+        last_at=max(known.last_at, later.last_at),
+        first_unit=known.first_unit,
     )
 
 

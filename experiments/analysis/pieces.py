@@ -39,7 +39,7 @@ from experiments.analysis.columns import (
     floats,
     places_in,
 )
-from experiments.analysis.exposures import Assignment, GroupSums, Sessions
+from experiments.analysis.exposures import Assignment, Group, Sessions
 from experiments.analysis.keys import key_of
 from experiments.analysis.measures import LONGEST_S
 
@@ -152,7 +152,7 @@ class Durations(NamedTuple):
 class Result(NamedTuple):
     """What was found in a piece."""
 
-    groups: list[GroupSums]
+    groups: list[Group]
     cells: list[CellSums]
     durations: list[Durations]
     digest: bytes

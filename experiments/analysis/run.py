@@ -23,7 +23,8 @@ from experiments.analysis.declaration import (
     MetricDeclaration,
 )
 from experiments.analysis.errors import NothingToCompare, UnknownExperiment
-from experiments.analysis.history import Group, Phase, groups_of, phases
+from experiments.analysis.exposures import Group
+from experiments.analysis.history import Phase, groups_of, phases
 from experiments.analysis.keys import DAY, SLICES
 from experiments.analysis.log import Log, Scope, open_log
 from experiments.analysis.measures import OUTCOME_MEASURES, feedback_metric

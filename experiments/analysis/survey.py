@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from experiments.analysis.columns import ArrowReader, RowReader, arrow_reader
 from experiments.analysis.errors import UnreadableLog
-from experiments.analysis.exposures import GroupSums, usual_assignments
+from experiments.analysis.exposures import Group, usual_assignments
 from experiments.analysis.log import Log
 from experiments.analysis.pieces import (
     CellSums,
@@ -59,7 +59,7 @@ AND unit > :after
 class Survey:
     """What was found in all pieces, in their order."""
 
-    groups: list[GroupSums] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
     cells: list[CellSums] = field(default_factory=list)
     durations: list[Durations] = field(default_factory=list)
     events_sha256: str = ""

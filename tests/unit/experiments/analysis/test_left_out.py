@@ -6,7 +6,7 @@ from typing import Any
 from experiments.analysis.result import Analysis
 from experiments.analysis.run import Options, analyse
 from experiments.assignment import Allocation, Hash, Layout, assign
-from experiments.events.records import Event
+from experiments.events.records import Event, Exposure
 from tests.unit.experiments.analysis.sessions import (
     CONTROL,
     DAY,
@@ -29,7 +29,7 @@ def analysed(path: Path, events: list[Event], **changes: Any) -> Analysis:
 def test_overridden_and_held_out_answers_change_no_number(tmp_path: Path) -> None:
     """Slow, failing and disliked, of sessions in the experiment and of others."""
     events = traffic(400)
-    enrolled = sorted({event.unit for event in events if hasattr(event, "bucket")})
+    enrolled = sorted({event.unit for event in events if isinstance(event, Exposure)})
     plain = analysed(tmp_path / "plain.db", events)
     extra: list[Event] = []
     for number, unit in enumerate([*enrolled[:100], *(f"qa-{n}" for n in range(100))]):
