@@ -15,7 +15,7 @@ import yaml
 
 from cluster.plan_experiments import gateway_config, model_config
 from experiments.registry.profile import ServedFiles
-from serve_app.config import ExperimentConfig, load_yaml
+from serve_app.config import ExperimentConfig, GatewayConfig, load_yaml
 from serve_app.errors import ConfigError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]*[A-Za-z_./-][A-Za-z0-9_./-]*")
@@ -60,7 +60,7 @@ def find_target(raw: object, *, control: bool, variant: str | None) -> Target:
         if len(within) > 1:
             raise ConfigError(f"variant {variant!r} takes part in several experiments: {within}")
         experiment = within[0] if within else None
-        return Target(variant=variant, app=gateway.variants[variant].app, experiment=experiment)
+        return _target(gateway, variant, experiment)
     choices = [
         (name, candidate)
         for name, experiment in gateway.experiments.items()
@@ -75,7 +75,18 @@ def find_target(raw: object, *, control: bool, variant: str | None) -> Target:
             f"configured: {sorted(gateway.variants)}"
         )
     name, candidate = choices[0]
-    return Target(variant=candidate, app=gateway.variants[candidate].app, experiment=name)
+    return _target(gateway, candidate, name)
+
+
+def _target(gateway: GatewayConfig, variant: str, experiment: str | None) -> Target:
+    app = gateway.variants[variant].app
+    sharers = {name: other for name, other in gateway.variants.items() if other.app == app}
+    if any(other.adapter is not None for other in sharers.values()):
+        raise ConfigError(
+            f"variant {variant!r} is served from {app!r}, whose base is shared by the adapters of "
+            f"{sorted(sharers)}: another model file would change them all; edit 'adapters' by hand"
+        )
+    return Target(variant=variant, app=app, experiment=experiment)
 
 
 def serve_file(text: str, target: Target, *, files: ServedFiles, sha256: str) -> str:

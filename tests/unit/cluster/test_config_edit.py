@@ -33,6 +33,13 @@ def serve(text: str, *, control: bool, variant: str | None = None) -> str:
     return serve_file(text, target, files=FILES, sha256=SHA256)
 
 
+def test_a_base_that_adapters_share_is_not_exchanged_for_one_of_them(text: str) -> None:
+    shared = text.replace("{app: okla-candidate}", "{app: okla-stable, adapter: tuned}")
+    for control in (True, False):
+        with pytest.raises(ConfigError, match=r"\['candidate', 'stable'\]: another model file"):
+            serve(shared, control=control)
+
+
 @pytest.mark.parametrize(
     ("control", "app"), [(True, "okla-stable"), (False, "okla-candidate")], ids=["champion", "chal"]
 )

@@ -77,6 +77,32 @@ def test_a_faulty_file_is_refused_with_the_reason(
         load_serve_config(path)
 
 
+def test_variants_may_be_adapters_over_one_base(tmp_path: Path, good: str, model: Path) -> None:
+    adapter = tmp_path / "a.gguf"
+    adapter.write_bytes(b"GGUF adapter")
+    sha256 = hashlib.sha256(adapter.read_bytes()).hexdigest()
+    entry = f"sha256: {hashlib.sha256(model.read_bytes()).hexdigest()}}}"
+    adapters = f"{entry}, adapters: {{a: {{path: {adapter}, sha256: {sha256}}}}}"
+    text = good.replace(entry, adapters).replace(
+        "candidate: {app: okla-stable}", "candidate: {app: okla-stable, adapter: a}"
+    )
+    config = load_serve_config(write(tmp_path, text))
+    assert config.models["okla-stable"].total_slots == 2 * config.models["okla-stable"].n_slots
+    check_files(config)
+
+    for faulty, reason in (
+        (text.replace("adapter: a}", "adapter: b}"), r"unknown adapter 'b'; 'okla-stable' has"),
+        (text.replace(entry, f"{entry}, serve_base: false"), "'stable' names no adapter"),
+        (good.replace(entry, f"{entry}, serve_base: false"), "nothing would answer"),
+        (text.replace("llama_cpp", "echo"), "adapters are for llama_cpp, not for 'echo'"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            load_serve_config(write(tmp_path, faulty))
+    adapter.write_bytes(b"GGUF another")
+    with pytest.raises(ConfigError, match=r"adapter 'a': .*was altered"):
+        check_files(config)
+
+
 def test_a_network_needs_keys_or_an_explicit_word(tmp_path: Path, good: str) -> None:
     opened = "http_options: {host: 0.0.0.0}" + good
     with pytest.raises(ConfigError, match="no API keys"):

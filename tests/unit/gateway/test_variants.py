@@ -28,7 +28,7 @@ from serve_app.errors import (
 )
 from serve_app.gateway.retry import RetryBudget
 from serve_app.gateway.variants import VariantClient
-from serve_app.model.calls import ModelCall, ModelState, ReplyBatch
+from serve_app.model.calls import AdapterHashes, ModelCall, ModelState, ReplyBatch
 from serve_app.telemetry.metrics import GatewayMetrics
 from tests.unit.gateway.builders import batch, finished, identity
 
@@ -68,10 +68,12 @@ class Handle:
     def __init__(self, *responses: list[Any]) -> None:
         self.responses = [Response(items) for items in responses]
         self.n_calls = 0
+        self.calls: list[ModelCall] = []
         self.states: list[Any] | BaseException = []
 
-    def remote(self, _: ModelCall) -> Response:
+    def remote(self, call: ModelCall) -> Response:
         self.n_calls += 1
+        self.calls.append(call)
         return self.responses[self.n_calls - 1]
 
     def broadcast(self, _: str) -> Any:
@@ -244,6 +246,37 @@ async def test_refresh_learns_states_and_weights() -> None:
     await variant.refresh()
     assert [one.replica for one in variant.states] == ["r1"]
     assert variant.identity == identity(replica="r1")
+
+
+async def test_variant_of_an_adapter_asks_for_it_and_sees_its_hashes_only() -> None:
+    hashes = AdapterHashes("a", model_sha256="12" * 32, fingerprint="34" * 32)
+    handle = Handle([batch(finished())])
+    handle.states = [state("r1", adapters=(hashes,)), state("r2")]
+    variant = VariantClient(
+        "tuned", "app", RetryBudget(RetryConfig()), GatewayMetrics(), adapter="a"
+    )
+    variant._handle = variant._unary = variant._stream = handle
+    await reply(variant, stream=False)
+    assert [call.request.adapter for call in handle.calls] == ["a"]
+    await variant.refresh()
+    assert variant.identity == identity(
+        replica="r1", model_sha256=hashes.model_sha256, fingerprint=hashes.fingerprint
+    )
+    with_it, without = variant.states
+    assert (with_it.state, with_it.error) == ("ready", None)
+    assert (without.state, without.identity) == ("failed", None)
+    assert without.error == "adapter 'a' is missing; adapters that are loaded: []"
+
+
+async def test_variant_of_the_base_is_not_ready_where_only_adapters_answer() -> None:
+    handle = Handle()
+    handle.states = [state("r1", serves_base=False)]
+    variant = client(handle)
+    await variant.refresh()
+    assert [one.error for one in variant.states] == [
+        "the base does not answer; adapters that are loaded: []"
+    ]
+    assert variant.identity is None
 
 
 async def test_known_weights_stay_while_any_replica_has_them() -> None:
