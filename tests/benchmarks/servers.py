@@ -12,14 +12,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.benchmarks import peers
+from tests.benchmarks import peers, python_peer
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.report import bench_dir
 from tests.benchmarks.source import PeerError
@@ -147,25 +147,45 @@ def llama_server(path: Path, arguments: Sequence[str], *, name: str) -> Iterator
         PeerError: If it does not become healthy.
     """
     folder = peers.programs()
-    port = str(free_port())
-    log_path = _log_dir(name) / "llama-server.log"
+    port = free_port()
     command = [str(folder / "llama-server"), "-m", str(path), "--host", "127.0.0.1"]
-    command += ["--port", port, "--no-ui", "--metrics", *arguments]
+    command += ["--port", str(port), "--no-ui", "--metrics", *arguments]
+    with _process(command, peers.environment(folder), _log_dir(name) / "llama-server.log") as wait:
+        yield wait(f"http://127.0.0.1:{port}", "/health")
+
+
+@contextlib.contextmanager
+def llama_cpp_server(path: Path, *, n_ctx: int, n_threads: int, name: str) -> Iterator[Server]:
+    """Run llama-cpp-python's own server with a model.
+
+    Raises:
+        PeerError: If it does not become healthy.
+    """
+    port = free_port()
+    command = python_peer.command(path, port=port, n_ctx=n_ctx, n_threads=n_threads)
+    env = peers.environment(Path(command[0]).parent)
+    with _process(command, env, _log_dir(name) / "llama-cpp-server.log") as wait:
+        yield wait(f"http://127.0.0.1:{port}", "/v1/models")
+
+
+@contextlib.contextmanager
+def _process(
+    command: Sequence[str], env: Mapping[str, str], log_path: Path
+) -> Iterator[Callable[[str, str], Server]]:
     with log_path.open("w", encoding="utf-8") as log:
         log.write(" ".join(command) + "\n")
         log.flush()
         process = subprocess.Popen(
-            command,
-            env=peers.environment(folder),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            command, env=dict(env), stdout=log, stderr=log, start_new_session=True
         )
+
+        def wait(url: str, path: str) -> Server:
+            if not _healthy(url + path, process):
+                raise PeerError(f"{Path(command[0]).name} did not start; {_tail(log_path)}")
+            return Server(url, "any")
+
         try:
-            url = f"http://127.0.0.1:{port}"
-            if not _healthy(f"{url}/health", process):
-                raise PeerError(f"llama-server did not start; {_tail(log_path)}")
-            yield Server(url, "any")
+            yield wait
         finally:
             _stop(process)
 

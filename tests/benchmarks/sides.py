@@ -76,8 +76,8 @@ class Loaded:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of all answers."""
-        return sum(r.completion_tokens or 0 for r in self.results)
+        """Tokens of all answers; pieces of text where a server does not count tokens."""
+        return sum(r.completion_tokens or len(r.text_at_s) for r in self.results)
 
     def requests_per_min(self, tokens_each: int) -> float:
         """Return the rate at equal lengths: an answer that ended early counts for its part."""

@@ -7,7 +7,7 @@ Cold: nobody has seen the system prompt before. Warm: the burst again with other
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -24,12 +24,13 @@ from tests.benchmarks.spread import Spread, ratios, spread
 from tests.benchmarks.stream_load import Planned
 
 SHAPE = os.environ.get("CARRIL_BENCH_SHAPE", "1b")
-TUNED = os.environ.get("CARRIL_BENCH_TUNED") == "1"
-"""Measure llama-server with small batches, too: streams stall less, prompts take longer."""
+MORE_PEERS = os.environ.get("CARRIL_BENCH_MORE_PEERS") == "1"
+"""Measure llama-server with small batches, too (streams stall less, prompts take longer), and
+llama-cpp-python's own server."""
 REQUESTS, PROMPT_TOKENS, ANSWER_TOKENS, N_CTX = 16, 600, 48, 1024
 CLIENTS = (8, 16)
 _COLD_TTFT = re.compile(r"cold_max_ttft_c\d+_vs_llama_server")
-FIGURES = {
+FIGURES: Mapping[str, Callable[[Loaded], float]] = {
     "requests_per_min": lambda loaded: loaded.requests_per_min(ANSWER_TOKENS),
     "ttft_p50_s": lambda loaded: loaded.ttft(0.5),
     "ttft_max_s": lambda loaded: loaded.ttft(1.0),
@@ -117,8 +118,15 @@ def _sides(clients: int) -> dict[str, Any]:
         return servers.llama_server(model, arguments, name=f"burst_c{clients}_ub{ubatch}")
 
     sides = {"carril": ours, "llama_server": partial(theirs, 512)}
-    if TUNED:
+    if MORE_PEERS:
         sides["llama_server_tuned"] = partial(theirs, 128)
+        sides["llama_cpp_server"] = partial(
+            servers.llama_cpp_server,
+            model,
+            n_ctx=N_CTX,
+            n_threads=usable_cpus(),
+            name=f"burst_c{clients}",
+        )
     return sides
 
 
