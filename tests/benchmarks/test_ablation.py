@@ -53,7 +53,7 @@ async def test_ablation() -> None:
         ratios=compared,
         absolutes=absolutes,
         notes={
-            "burst": f"{SHAPE} shape, 8 requests sharing 300 tokens, 24 tokens out",
+            "burst": f"{SHAPE} shape, 8 requests sharing 300 tokens, 16 tokens out",
             "json": f"{MODEL.name}, 32 requests with OKLA's schema",
         },
     )
@@ -63,7 +63,7 @@ def works(number: int) -> dict[str, Work]:
     """Return a round's work."""
     system = system_prompt(3000 + number, tokens=300)
     burst = [
-        request(f"burst-{i}", question, system=system, max_tokens=24)
+        request(f"burst-{i}", question, system=system, max_tokens=16)
         for i, question in enumerate(questions(8))
     ]
     schema = json.dumps(okla_schema())
