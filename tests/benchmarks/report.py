@@ -33,9 +33,14 @@ SCHEMA_VERSION = 1
 Figures = Mapping[str, Spread | float]
 
 
+def bench_path() -> Path:
+    """Return the directory of results and logs, which need not exist."""
+    return carril_home() / "bench"
+
+
 def bench_dir() -> Path:
     """Return (and make) the directory of results and logs."""
-    directory = carril_home() / "bench"
+    directory = bench_path()
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
