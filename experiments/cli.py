@@ -1,4 +1,4 @@
-"""`carril exp ls|show|report|assign|analyze|power|simulate|decide|shadow`: experiments by hand.
+"""`carril exp ls|show|report|assign|holdout|analyze|power|simulate|decide|shadow`, by hand.
 
 Imports of numpy, scipy and pydantic happen inside the commands, so that `carril --help` is quick.
 Exit codes: 0 ok, 1 the treatment is refused or a replay differs, 2 usage, 5 inconclusive.
@@ -23,6 +23,7 @@ from experiments.analysis.cli import (
     analysed,
     write_file,
 )
+from experiments.analysis.holdout_cli import holdout
 from experiments.assignment.cli import assign
 from experiments.shadow.cli import shadow
 from experiments.stats.simulation_cli import simulate
@@ -56,6 +57,7 @@ exp_app = typer.Typer(
 )
 add_commands(exp_app)
 exp_app.command()(assign)
+exp_app.command()(holdout)
 exp_app.command()(shadow)
 exp_app.command()(simulate)
 

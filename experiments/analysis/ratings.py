@@ -16,8 +16,8 @@ CREATE TABLE ratings (
 ) WITHOUT ROWID
 """
 
-_RATED = """
-WITH counted AS (
+COUNTED = """
+counted AS (
     SELECT metric, tenant, level, target, value FROM (
         SELECT metric, tenant, level, target, value,
             LEAD(1) OVER (
@@ -26,6 +26,10 @@ WITH counted AS (
         FROM feedback WHERE ABS(value) < 1e15
     ) AS ranked WHERE is_last
 )
+"""
+"""The votes that count, as a table of a query."""
+_RATED = f"""
+WITH {COUNTED}
 SELECT o.unit, f.metric, f.target, f.tenant, f.value FROM counted AS f
 JOIN outcomes AS o ON o.inference_id = f.target AND o.tenant = f.tenant
 WHERE f.level = 'inference' AND o.experiment = :experiment AND o.version = :version
@@ -34,7 +38,7 @@ UNION ALL
 SELECT e.unit, f.metric, f.target, f.tenant, f.value FROM counted AS f
 JOIN exposures AS e ON e.unit = f.target AND e.tenant = f.tenant
 WHERE f.level = 'episode' AND e.experiment = :experiment AND e.version = :version
-"""
+"""  # noqa: S608 (own text)
 
 
 def make_ratings(log: Log, experiment: str, version: int, path: Path | None) -> sqlite3.Connection:
