@@ -74,7 +74,7 @@ def carril_with(serve_config: Mapping[str, Any], *, name: str) -> Iterator[str]:
         env = {**os.environ, "CARRIL_HOME": home, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "cluster.cli.main"]
         up = [*command, "up", str(config), "--port", http]
-        up += ["--dashboard-port", dashboard, "--ray-port", ray]
+        up += ["--dashboard-port", dashboard, "--ray-port", ray, "--timeout", f"{_START_S:.0f}"]
         with (logs / "carril.log").open("w", encoding="utf-8") as log:
             try:
                 done = subprocess.run(
