@@ -62,6 +62,52 @@ def test_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> Non
     assert {f"u{n}" for n in acknowledged} <= units
 
 
+_ENROLLER = """
+import sys
+from pathlib import Path
+from experiments.events.group_commit import GroupCommitWriter
+from experiments.events.records import Enrolment
+from experiments.events.store import EventStore
+from tests.unit.experiments.events.builders import exposure
+path = Path(sys.argv[1])
+writer, reader = GroupCommitWriter(EventStore(path)), EventStore(path, read_only=True)
+for n in range(10_000_000):
+    asked = exposure(f"u{n * 7 % 500}", variant=sys.argv[2])
+    writer.submit([Enrolment(asked)]).result()
+    print(asked.unit, reader.kept(asked).variant, flush=True)
+"""
+
+
+def test_a_unit_keeps_the_variant_that_was_acknowledged_whatever_split_and_death_follow(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "events.db"
+    given: dict[str, set[str]] = {}
+    for arm, n_answers in (("a", 60), ("b", 150), ("c", 300)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _ENROLLER, str(path), arm],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        for n, line in enumerate(process.stdout):
+            unit, variant = line.split()
+            given.setdefault(unit, set()).add(variant)
+            if n >= n_answers:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.close()
+        process.wait(10)
+    store = EventStore(path)
+    kept = dict(store._db.execute("SELECT unit, variant FROM exposures"))
+    assert store.count("exposure_conflicts") == 0
+    store.close()
+    assert {unit: {kept[unit]} for unit in given} == given
+    assert {variant for variants in given.values() for variant in variants} == {"a", "b", "c"}
+
+
 def test_full_disk_is_an_error_and_the_store_recovers(tmp_path: Path) -> None:
     store = EventStore(tmp_path / "events.db")
     store.append([exposure("before")])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.events.records import SCHEMA_VERSION, Event, decode, encode
+from experiments.events.records import SCHEMA_VERSION, Enrolment, Event, decode, encode
 from tests.unit.experiments.events.builders import exposure, outcome
 
 
@@ -21,6 +21,10 @@ def test_exposure_round_trip(unit: str, probability: float, cached: bool) -> Non
 @pytest.mark.parametrize("event", [exposure(), outcome(), outcome(unit=None, ttft_s=None)])
 def test_event_round_trip(event: Event) -> None:
     assert decode(encode(event)) == event
+
+
+def test_an_enrolment_is_spooled_as_the_exposure_that_it_was() -> None:
+    assert decode(encode(Enrolment(exposure()))) == exposure()
 
 
 @pytest.mark.parametrize(
