@@ -47,7 +47,7 @@ class Controller:
     Args:
         journal: Where it is kept.
         server: What it changes.
-        events: The event file.
+        events: The event file, or the address of the central database.
         tell: Told every decision that is not to hold, and every new reason to hold.
         clock: Seconds since the epoch.
     """
@@ -56,7 +56,7 @@ class Controller:
         self,
         journal: Journal,
         server: Server,
-        events: Path,
+        events: Path | str,
         *,
         tell: Tell,
         clock: Callable[[], float] = time.time,

@@ -46,6 +46,15 @@ def run(
     config: Annotated[Path, typer.Option("--config", help="Serve config that is served.")] = Path(
         "serve_config.yaml"
     ),
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events",
+            metavar="FILE|URL",
+            help="Event file, or postgresql:// address where several nodes serve; "
+            "CARRIL_HOME/events/events.db by default.",
+        ),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Decide once and end.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 10.0,
     timeout: Annotated[
@@ -62,7 +71,7 @@ def run(
     from experiments.adaptive.records import Code
 
     decision = None
-    with _controller(name, config, timeout_s=timeout) as controller:
+    with _controller(name, config, events, timeout_s=timeout) as controller:
         with watched("cluster.adaptive") as stop:
             controller.begin()
             if once:
@@ -186,12 +195,14 @@ def simulate(
 
 
 @contextmanager
-def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Controller]":
+def _controller(
+    name: str, config: Path, events: str | None, *, timeout_s: float
+) -> "Iterator[Controller]":
     from cluster.adaptive.controller import Controller
     from cluster.canary.split import Server
     from cluster.connection import resolve
     from cluster.serve_api import ServeApi
-    from experiments.home import event_file
+    from experiments.analysis.sources import event_source
 
     connection = resolve(guess=False)
     journal = _journal(name)
@@ -201,7 +212,7 @@ def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Contr
         ServeApi(connection.dashboard_url, token=connection.token) as api,
     ):
         server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
-        yield Controller(journal, server, event_file(carril_home()), tell=partial(_tell, journal))
+        yield Controller(journal, server, event_source(events), tell=partial(_tell, journal))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from experiments.decision.verdict import Reason, ReasonCode
 from experiments.stats.moments import ArmStatistic, MeanStats, ProportionStats
 from experiments.stats.noninferiority import Direction, GuardrailState
 from experiments.stats.ratio import RatioStats
+from experiments.stats.track_and_stop import jeffreys_rate
 
 _CLOCK_SLACK_S = 300.0
 """Exposures this far ahead of now are still a clock of the usual kind."""
@@ -39,12 +40,13 @@ class Results(NamedTuple):
 
 
 def look_at(
-    events: Path, experiment: str, declaration: ExperimentDeclaration, *, now: float
+    events: Path | str, experiment: str, declaration: ExperimentDeclaration, *, now: float
 ) -> Results:
     """Return the results of all variants, and what is wrong with them.
 
     Args:
-        events: The event file; need not be there yet.
+        events: The event file, which need not be there yet; a text is the address of the central
+            database.
         experiment: Its name.
         declaration: As it is served.
         now: Seconds since the epoch.
@@ -52,7 +54,7 @@ def look_at(
     Raises:
         UnreadableLog: If the file cannot be read.
     """
-    if not events.is_file():
+    if isinstance(events, Path) and not events.is_file():
         return Results()
     name = declaration.adaptive_metric()
     metric = declaration.metrics[name]
@@ -146,6 +148,12 @@ def averaged(
             weight = sum(arm.n for arm in period.values()) / total
             mean += weight * period[name].estimate
             variance += weight**2 * period[name].variance / period[name].n
+        rates = [arm for period in whole if isinstance(arm := period[name], ProportionStats)]
+        if variance <= 0 and rates:
+            # None of 300 failed, or all: that is known well, and not with certainty.
+            n, successes = sum(rate.n for rate in rates), sum(rate.successes for rate in rates)
+            known = jeffreys_rate(successes, n)
+            mean, variance = known.mean, known.variance / n
         if not whole or variance <= 0:
             fewest = {name: sum(period[name].n for period in periods) for name in variants}
             counted = {name: Arm(n=n, mean=0.0, standard_error=0.0) for name, n in fewest.items()}
@@ -160,7 +168,7 @@ def averaged(
 
 
 def _health(
-    events: Path, experiment: str, declaration: ExperimentDeclaration, *, now: float
+    events: Path | str, experiment: str, declaration: ExperimentDeclaration, *, now: float
 ) -> tuple[tuple[Reason, ...], tuple[Reason, ...]]:
     """Return what voids the data, and the guardrails that are shown to be breached."""
     doubts: list[Reason] = []

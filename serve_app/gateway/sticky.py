@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from experiments.assignment import Assignment
-from experiments.events.records import Enrolment, Exposure, Kept
+from experiments.events.records import Exposure, Kept
 from serve_app.config import GatewayConfig
 from serve_app.events.client import EventClient
 from serve_app.gateway.policy import Decision
@@ -81,16 +81,7 @@ class StickyUnits:
             kept = await self._events.enrol(exposure)
         else:
             # Nobody waits for it; it is for a store that was put back from an older copy.
-            self._events.record(
-                Enrolment(
-                    replace(
-                        exposure,
-                        variant=kept.variant,
-                        probability=kept.probability,
-                        bucket=kept.bucket,
-                    )
-                )
-            )
+            self._events.record(replace(exposure, **kept._asdict()))
         if kept is None:
             self._count(exposure, "unknown")
             return replace(decision, exposed=True)

@@ -104,8 +104,20 @@ class Stage:
 
         return Controller(self.journal, self.gateways, self.events, tell=tell)
 
-    def users(self, n: int, *, stable: float, candidate: float, lost: float = 0.0) -> None:
-        """Log new sessions as gateways would: assigned by the split of now, then judged."""
+    def users(
+        self,
+        n: int,
+        *,
+        stable: float,
+        candidate: float,
+        lost: float = 0.0,
+        faster: float = 1.0,
+        broken: float = 0.0,
+    ) -> None:
+        """Log new sessions as gateways would: assigned by the split of now, then judged.
+
+        Of the candidate a share is lost, answers take a part of the time, and a share fails.
+        """
         found: list[Event] = []
         declared = read_declared(self.gateways.running, NAME)
         split = declared.experiment.to_allocation()
@@ -116,6 +128,7 @@ class Stage:
             if made.variant == "candidate" and self.draw.random() < lost:
                 continue
             arm = {"variant": made.variant, "model_sha256": ""}
+            treated = made.variant == "candidate"
             hash_ = declared.served.config_hash
             at = time.time() - 1
             found += [
@@ -129,7 +142,13 @@ class Stage:
                     **arm,
                 ),
                 outcome(
-                    unit, unit=unit, finished_at=at + 0.5, config_hash=hash_, variant=made.variant
+                    unit,
+                    unit=unit,
+                    finished_at=at + 0.5,
+                    config_hash=hash_,
+                    variant=made.variant,
+                    duration_s=self.draw.lognormvariate(0, 0.5) * (faster if treated else 1.0),
+                    status="error" if treated and self.draw.random() < broken else "ok",
                 ),
                 feedback(
                     f"f-{unit}",
@@ -169,7 +188,7 @@ def test_the_split_follows_the_results_until_the_better_variant_is_recommended(
     controller = stage.controller()
     controller.begin()
     for _ in range(40):
-        stage.users(150, stable=0.6, candidate=0.72)
+        stage.users(200, stable=0.6, candidate=0.68)
         if controller.tick().action is Action.RECOMMEND:
             break
     state = controller.state
@@ -190,6 +209,33 @@ def test_the_split_follows_the_results_until_the_better_variant_is_recommended(
     assert all(10.0 <= split <= 90.0 for split in steps)
     with pytest.raises(CommandError, match="has its recommendation"):
         stage.controller().begin()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "users"),
+    [
+        ("latency: {role: primary}", {"faster": 0.9}),
+        ("leads: {measure: feedback.thumbs, unrated: zero, role: primary}", {"candidate": 0.66}),
+        ("errors: {role: primary}", {"broken": 0.04}),
+    ],
+)
+def test_it_follows_ratios_means_and_rates_in_their_good_direction(
+    make_stage: Callable[..., Stage], metrics: str, users: dict[str, float]
+) -> None:
+    stage = make_stage()
+    text = stage.config.read_text(encoding="utf-8").replace(
+        "guardrails: {errors: {margin: 0.1}}",
+        f"metrics: {{{metrics}}}\n              guardrails: {{aborts: {{margin: 0.3}}}}",
+    )
+    stage.config.write_text(text, encoding="utf-8")
+    stage.gateways.running = text.encode()
+    controller = stage.controller()
+    controller.begin()
+    likes: dict[str, Any] = {"stable": 0.6, "candidate": 0.6, **users}
+    stage.users(1200, **likes)
+    decision = controller.tick()
+    worse = "stable" if "broken" not in users else "candidate"
+    assert dict(decision.best)[worse] < 0.1, decision
 
 
 def test_before_there_are_results_the_shares_are_equal(stage: Stage) -> None:
