@@ -237,7 +237,7 @@ class ExperimentDeclaration(Strict, SplitDeclaration):
                     raise ValueError(
                         f"{group}.{name}: a quantile of sessions from several splits compares "
                         f"nothing; for an adaptive experiment declare {group} without it, such as "
-                        "latency: {effect: relative, margin: 0.25}"
+                        "slower: {measure: latency, effect: relative, margin: 0.25}"
                     )
         self.adaptive_metric()
         return self

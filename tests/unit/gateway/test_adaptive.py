@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from experiments.events.records import Enrolment, Exposure
 from experiments.events.spool import drain
@@ -243,3 +244,10 @@ def test_what_contradicts_an_adaptive_split_is_refused_at_deployment(
     raw[NAME] |= changes
     with pytest.raises(Exception, match=message):
         parse_gateway_config(raw_config(experiments=raw))
+
+
+def test_what_the_readme_declares_is_accepted() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    block = readme.split("### Let it follow the results")[1].split("```yaml\n")[1].split("```")[0]
+    config = parse_gateway_config(raw_config(**yaml.safe_load(block)))
+    assert config.experiments[NAME].adaptive is not None
