@@ -180,7 +180,8 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
 async def _answer(
     active: Active, prepared: Prepared, inbound: Inbound, request: Request
 ) -> Response:
-    prepared = await active.sticky.settle(prepared, inbound, active.config, active.variants)
+    if prepared.decision.sticky:
+        prepared = await active.sticky.settle(prepared, inbound, active.config, active.variants)
     describe_assignment(inbound.span, prepared.jobs[0])
     exchange = Exchange(
         prepared=prepared,

@@ -50,10 +50,8 @@ class StickyUnits:
     ) -> Prepared:
         """Return the request with the variant that its unit was given first, exposed to it.
 
-        Requests of other experiments are returned as they are, at once.
-
         Args:
-            prepared: The request with what the split of now gives.
+            prepared: A request of an adaptive experiment, with what the split of now gives.
             inbound: The request's ids.
             config: The configuration in force.
             variants: Clients by variant; their weights are noted.
@@ -61,8 +59,6 @@ class StickyUnits:
         Raises:
             EventsUnavailable: If durability is `strict` and the store cannot say.
         """
-        if not prepared.decision.sticky:
-            return prepared
         decision = await self._settled(prepared.decision, inbound, config, variants)
         jobs = tuple(replace(job, decision=decision) for job in prepared.jobs)
         return replace(prepared, decision=decision, jobs=jobs)
@@ -74,7 +70,10 @@ class StickyUnits:
         config: GatewayConfig,
         variants: dict[str, VariantClient],
     ) -> Decision:
-        exposure = _exposure(decision, inbound, config, variants)
+        variant = variants[decision.variant]
+        if variant.identity is None:
+            await variant.refresh()
+        exposure = _exposure(decision, inbound, config, variant)
         key = (exposure.experiment, exposure.version, exposure.unit)
         kept = self._known.get(key)
         if kept is None:
@@ -108,13 +107,13 @@ def _exposure(
     decision: Decision,
     inbound: Inbound,
     config: GatewayConfig,
-    variants: dict[str, VariantClient],
+    variant: VariantClient,
 ) -> Exposure:
     assert decision.experiment is not None  # noqa: S101 (sticky means all four are set)
     assert decision.version is not None  # noqa: S101
     assert decision.unit is not None  # noqa: S101
     assert decision.assignment is not None  # noqa: S101
-    identity = variants[decision.variant].identity
+    identity = variant.identity
     return Exposure(
         experiment=decision.experiment,
         version=decision.version,
