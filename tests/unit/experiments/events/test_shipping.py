@@ -17,6 +17,7 @@ from experiments.events import tables
 from experiments.events.central import CentralError, CentralStore, connect, place_name, server_url
 from experiments.events.databases import EventsError, opened
 from experiments.events.lag import lags
+from experiments.events.records import Enrolment
 from experiments.events.shipping import Shipper
 from experiments.events.store import EventStore
 from tests.postgres import PostgresServer
@@ -120,10 +121,18 @@ def test_database_put_back_from_a_copy_gets_what_it_lacks(
     assert central.count("exposures") == 5
 
 
-def test_two_nodes_see_the_same_unit(tmp_path: Path, central: CentralStore, database: str) -> None:
+@pytest.mark.parametrize("moving", [False, True])
+def test_two_nodes_see_the_same_unit(
+    tmp_path: Path, central: CentralStore, database: str, moving: bool
+) -> None:
+    """Each keeps its own first variant, where the split moves, too; centrally they meet."""
     for name, variant in (("a", "stable"), ("b", "stable"), ("c", "candidate")):
         store = EventStore(tmp_path / f"{name}.db")
-        store.append([exposure("u1", variant=variant), outcome(f"c-{name}")])
+        first = exposure("u1", variant=variant)
+        store.append([Enrolment(first) if moving else first, outcome(f"c-{name}")])
+        if moving:
+            store.append([Enrolment(exposure("u1", variant="other"))])
+            assert store.kept(first).variant == variant
         store.close()
         assert Shipper(tmp_path / f"{name}.db", central).ship() == 2
     assert rows(database, "SELECT variant FROM exposures") == [("stable",)]
