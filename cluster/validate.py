@@ -109,7 +109,7 @@ def check_files(
     Raises:
         ConfigError: With one line per fault.
     """
-    faults: list[str] = []
+    faults: list[str] = _interpreter_faults(config.raw)
     sizes: dict[str, int] = {}
     verified: dict[tuple[str, str], int] = {}
     for app, model in config.models.items():
@@ -136,6 +136,19 @@ def check_files(
     if faults:
         raise ConfigError(_listed(config.path, faults))
     return sizes
+
+
+def _interpreter_faults(raw: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for app in raw["applications"]:
+        words = str((app.get("runtime_env") or {}).get("py_executable") or "").split()
+        if words and "/" in words[0] and "$" not in words[0] and not Path(words[0]).is_file():
+            hint = "; make vllm creates it" if ".venv-vllm" in words[0] else ""
+            faults.append(
+                f"application {app['name']!r}: runtime_env.py_executable {words[0]!r} does not "
+                f"exist (looked in {Path.cwd()}){hint}"
+            )
+    return faults
 
 
 def _shape_faults(raw: object) -> list[str]:
