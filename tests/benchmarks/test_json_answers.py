@@ -153,17 +153,21 @@ def summarise(
             f"{side}_{name}_{figure}": spread(values, unit)
             for figure, (values, unit) in figures.items()
         }
-    compared = {
-        f"{name}_vs_{peer}": ratios(rates["carril"], rates[peer])
-        for peer in rates
-        if peer != "carril"
-    }
+    compared = {}
+    for peer in rates.keys() - {"carril"}:
+        compared[f"{name}_vs_{peer}"] = ratios(rates["carril"], rates[peer])
+        # Beside it, because answers differ in length: white space and decimals that a peer allows.
+        speeds = (
+            [load.completion_tokens / load.wall_s for load in found[s]] for s in ("carril", peer)
+        )
+        compared[f"{name}_tokens_per_s_vs_{peer}"] = ratios(*speeds)
     return compared, absolutes
 
 
 def with_best_peer(compared: Mapping[str, Spread], name: str) -> dict[str, Spread]:
     """Add under `name` the ratio to whichever peer does best."""
-    return {**compared, name: min(compared.values(), key=lambda value: value.median)}
+    rates = [value for key, value in compared.items() if key.startswith(name)]
+    return {**compared, name: min(rates, key=lambda value: value.median)}
 
 
 def _okla_sides() -> Sides:
