@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,13 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
+    with running(Path("serve_config.yaml")) as started:
+        yield started
+
+
+@contextmanager
+def running(path: Path) -> Iterator[Server]:
+    """Run carril with a config, absolute or relative to the repository, on ports of its own."""
     with tempfile.TemporaryDirectory(prefix="carril-e2e-") as directory:
         home = Path(directory)
         http, dashboard, ray = (_free_port() for _ in range(3))
@@ -59,9 +67,9 @@ def server() -> Iterator[Server]:
 
         ports = ["--port", str(http), "--dashboard-port", str(dashboard), "--ray-port", str(ray)]
         try:
-            started = carril("up", "serve_config.yaml", *ports)
+            started = carril("up", str(path), *ports)
             assert started.returncode == 0, started.stderr
-            config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+            config = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
             config["http_options"]["port"] = http
             yield Server(f"http://127.0.0.1:{http}", home, config, carril)
         finally:
