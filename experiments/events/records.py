@@ -72,6 +72,8 @@ class Kept(NamedTuple):
     probability: float
     """Of the assignment when it was made."""
     bucket: int
+    config_hash: str
+    """Of the configuration that made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

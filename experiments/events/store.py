@@ -40,7 +40,8 @@ DELETE FROM transcripts WHERE unrated_until < :now AND (
 """`unrated_until` is never after `keep_until`, so its index finds all candidates."""
 
 _FIRST = """
-SELECT variant, probability, bucket FROM exposures WHERE experiment = ? AND version = ? AND unit = ?
+SELECT variant, probability, bucket, config_hash FROM exposures
+WHERE experiment = ? AND version = ? AND unit = ?
 """
 
 

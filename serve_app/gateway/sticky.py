@@ -79,7 +79,8 @@ class StickyUnits:
         if kept is None:
             kept = await self._events.enrol(exposure)
         else:
-            # Nobody waits for it; it is for a store that was put back from an older copy.
+            # Nobody waits for it; it is for a store that was put back from an older copy, which
+            # gets what it had: the configuration, too, as probabilities belong to one.
             self._events.record(replace(exposure, **kept._asdict()))
         if kept is None:
             self._count(exposure, "unknown")
@@ -91,7 +92,8 @@ class StickyUnits:
             self._count(exposure, "removed")
             return replace(decision, exposed=True)
         self._count(exposure, "kept" if kept.variant != decision.variant else "assigned")
-        return replace(decision, variant=kept.variant, assignment=Assignment(*kept), exposed=True)
+        assignment = Assignment(kept.variant, kept.probability, kept.bucket)
+        return replace(decision, variant=kept.variant, assignment=assignment, exposed=True)
 
     def _remember(self, key: _Key, kept: Kept) -> None:
         self._known[key] = kept

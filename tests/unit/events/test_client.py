@@ -34,7 +34,7 @@ class Writer:
         if not self.answers_enrolments:
             return ()
         enrolled = [event.exposure for event in events if isinstance(event, Enrolment)]
-        return [Kept(e.variant, e.probability, e.bucket) for e in enrolled]
+        return [Kept(e.variant, e.probability, e.bucket, e.config_hash) for e in enrolled]
 
     @property
     def events(self) -> list[Event]:
@@ -135,7 +135,7 @@ async def test_enrol_returns_what_is_kept_or_none_where_the_writer_cannot_say(
     tmp_path: Path,
 ) -> None:
     bench = Bench(tmp_path)
-    assert await bench.client.enrol(exposure("u1")) == Kept("stable", 0.9, 5000)
+    assert await bench.client.enrol(exposure("u1")) == Kept("stable", 0.9, 5000, "0123456789ab")
     bench.writer.answers_enrolments = False  # a writer from before there were any
     assert await bench.client.enrol(exposure("u2")) is None
     assert bench.spooled() == [exposure("u2")]

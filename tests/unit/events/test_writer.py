@@ -58,8 +58,9 @@ async def test_an_enrolment_is_answered_with_what_the_unit_was_given_first(
     first, later = exposure("u1"), exposure("u1", variant="candidate", probability=0.1, bucket=1)
     second = Enrolment(exposure("u2", bucket=7))
     asked: list[Event] = [Enrolment(first), exposure("other"), second]
-    assert await writer.append(asked) == [Kept("stable", 0.9, 5000), Kept("stable", 0.9, 7)]
-    assert await writer.append([Enrolment(later)] * 2) == [Kept("stable", 0.9, 5000)] * 2
+    kept = Kept("stable", 0.9, 5000, "0123456789ab")
+    assert await writer.append(asked) == [kept, kept._replace(bucket=7)]
+    assert await writer.append([Enrolment(later)] * 2) == [kept] * 2
     assert (count(tmp_path), count(tmp_path, "exposure_conflicts")) == (3, 0)
     assert await writer.append([later]) == ()
     assert count(tmp_path, "exposure_conflicts") == 1

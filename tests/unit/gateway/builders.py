@@ -226,9 +226,9 @@ class Gateway:
                 exposure.version,
                 exposure.unit,
             ):
-                return Kept(known.variant, known.probability, known.bucket)
+                return Kept(known.variant, known.probability, known.bucket, known.config_hash)
         self.stored.append(exposure)
-        return Kept(exposure.variant, exposure.probability, exposure.bucket)
+        return Kept(exposure.variant, exposure.probability, exposure.bucket, exposure.config_hash)
 
     def _stored_key(self, idempotency: str) -> StoredKey | None:
         for vote in self.votes():

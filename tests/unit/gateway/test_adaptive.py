@@ -160,6 +160,21 @@ async def test_a_gateway_that_starts_anew_or_forgets_asks_the_store(node: Node) 
         assert set((await ask(reborn, range(10))).values()) == {"stable"}
 
 
+async def test_a_store_that_was_put_back_from_a_copy_gets_the_first_exposures_again(
+    node: Node,
+) -> None:
+    gateway = node.gateway(50)
+    before = await ask(gateway, range(30))
+    await gateway.events.flush()
+    columns = "SELECT unit, variant, probability, bucket, config_hash FROM exposures ORDER BY unit"
+    rows = node.store._db.execute(columns).fetchall()
+    node.store._db.execute("DELETE FROM exposures")
+    move(gateway, 5)
+    assert await ask(gateway, range(30)) == before
+    await gateway.events.flush()
+    assert node.store._db.execute(columns).fetchall() == rows
+
+
 @pytest.mark.parametrize(("durability", "status"), [("spool", 200), ("strict", 503)])
 async def test_without_the_writer_the_hash_decides_and_is_counted_or_the_request_is_refused(
     node: Node, durability: str, status: int
