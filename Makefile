@@ -22,11 +22,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test check bench bench-peers bench-readme bench-guard lock clean install native training tracking test-system vllm test-vllm
+.PHONY: help serve stop test check bench bench-peers bench-readme bench-guard lock clean install native training tracking test-system vllm test-vllm bench-vllm
 .SUFFIXES:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: install native ## Set everything up, start the server, return when it is healthy
 	@$(BIN)/carril up $(CONFIG) $(UP_ARGS)
@@ -42,6 +42,10 @@ vllm: $(VLLM_STAMP) ## Install vLLM's CPU build beside everything else, in .venv
 test-vllm: vllm ## Test the vllm engine in its own environment, against llama.cpp; about 4 minutes
 	@$(VLLM_VENV)/bin/python -m cluster.native_build --install >/dev/null
 	$(VLLM_VENV)/bin/pytest --vllm $(PYTEST_ARGS) tests/e2e/vllm
+
+bench-vllm: vllm ## Measure vLLM's CPU build beside llama.cpp on OKLA's answers; about 5 minutes
+	@$(VLLM_VENV)/bin/python -m cluster.native_build --install >/dev/null
+	@$(VLLM_VENV)/bin/python -m tests.benchmarks.vllm_rates
 
 check: install ## Format, lint, types and layers; about a minute
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ import typer
 from cluster.cli.console import note, out, print_json, step
 from cluster.errors import CommandError, ExitCode
 from cluster.sizing.answer import Answer, Effort, Estimate, Goal, gateways_for, size_for
+from cluster.sizing.cost import cost_of
 from cluster.sizing.demand import observed, parametric
 from cluster.sizing.simulation import System
 from cluster.sizing.speed import Speed
@@ -62,6 +63,12 @@ def size(
     requests: Annotated[int, typer.Option(min=200, help="Simulated requests per run.")] = 4000,
     runs: Annotated[int, typer.Option(min=2, help="Independent runs per size.")] = 8,
     seed: Annotated[int, typer.Option()] = 1,
+    node_hour: Annotated[
+        float | None,
+        typer.Option(
+            help="What a node costs per hour, in any currency; tells the cost of answers."
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture (PNG).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -80,6 +87,12 @@ def size(
         raise CommandError(
             "nothing is promised, so any number would do",
             "give --first-p95 or --total-p95",
+            ExitCode.USAGE,
+        )
+    if node_hour is not None and not 0 < node_hour < math.inf:
+        raise CommandError(
+            f"--node-hour {node_hour:g} is no price",
+            "what a node costs per hour, above 0",
             ExitCode.USAGE,
         )
     speeds = Speed.parse(speed, prefill)
@@ -120,10 +133,23 @@ def size(
 
         draw(found, goal, rate=rate, path=plot)
         note(f"drawn to {plot}")
+    cost = None
+    if node_hour is not None and found.nodes is not None:
+        cost = cost_of(
+            found.nodes, rate, node_hour, node_capacity=found.capacity * replicas_per_node
+        )
     if as_json:
-        print_json({"rate": rate, "goal": asdict(goal), **asdict(found)})
+        costs = {} if cost is None else {"cost": asdict(cost)}
+        print_json({"rate": rate, "goal": asdict(goal), **asdict(found), **costs})
     else:
         _show(found, rate=rate)
+        if cost is not None:
+            out.print(
+                f"1,000 answers cost {cost.per_thousand:.3g}, and {cost.per_thousand_full:.3g} on "
+                "nodes that are never idle, where nothing is promised",
+                highlight=False,
+                soft_wrap=True,
+            )
     if found.needed is None:
         note(f"no size up to {max_replicas} replicas keeps the promise; raise --max-replicas")
         sys.exit(ExitCode.FAILED)
