@@ -1,10 +1,11 @@
-"""A closed-loop HTTP client that costs little CPU: raw sockets, keep-alive, no parsing of bodies.
+"""A closed-loop HTTP client that costs little CPU: raw protocol, keep-alive, no parsing of bodies.
 
 Run as a program of its own, so that it shares no interpreter with what it measures:
 
     python -m tests.benchmarks.http_load URL --clients 16 --seconds 5 --body '{...}' [--sessions]
 
-It prints one JSON line: requests, failures, requests per second, and latency percentiles in ms.
+It prints one JSON line: requests, failures, requests per second, latency percentiles in ms, and
+which share of one CPU it took itself: near 1 it would have measured itself.
 """
 
 import argparse
@@ -13,59 +14,94 @@ import json
 import time
 from urllib.parse import urlsplit
 
+_END_OF_HEAD = b"\r\n\r\n"
 
-async def _client(
-    url: str,
-    body: bytes,
-    headers: str,
-    deadline: float,
-    latencies: list[float],
-    failures: list[str],
-) -> None:
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+
+class _Client(asyncio.Protocol):
+    """One connection: sends the next request as soon as the answer to the last one is whole."""
+
+    def __init__(self, head: str, headers: str, body: bytes, until: float) -> None:
+        self.latencies: list[float] = []
+        self.failures: list[str] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._head = head
+        self._headers = headers
+        self._body = body
+        self._until = until
+        self._number = 0
+        self._started = 0.0
+        self._received = bytearray()
+        self._length = -1
+        """Bytes of the whole answer; -1 until its head is there."""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._next()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._length < 0:
+            end = self._received.find(_END_OF_HEAD)
+            if end < 0:
+                return
+            self._length = end + len(_END_OF_HEAD) + _content_length(self._received[:end])
+        if len(self._received) >= self._length:
+            self.latencies.append(time.perf_counter() - self._started)
+            if self._received[9:12] != b"200":
+                self.failures.append(self._received[:200].decode(errors="replace"))
+            self._next()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.failures.append(f"connection lost: {exc}")
+            self.done.set_result(None)
+
+    def _next(self) -> None:
+        assert self._transport is not None
+        self._received.clear()
+        self._length = -1
+        if time.perf_counter() >= self._until:
+            if not self.done.done():
+                self.done.set_result(None)
+            self._transport.close()
+            return
+        self._number += 1
+        head = self._head + self._headers.replace("{n}", str(self._number)) + "\r\n"
+        self._started = time.perf_counter()
+        self._transport.write(head.encode() + self._body)
+
+
+def _content_length(head: bytearray) -> int:
+    for line in bytes(head).split(b"\r\n"):
+        if line[:15].lower() == b"content-length:":
+            return int(line[15:])
+    raise ValueError(f"an answer without a length: {head!r}")
+
+
+async def _run(args: argparse.Namespace) -> dict[str, object]:
+    parts = urlsplit(args.url)
+    body = args.body.encode()
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     )
-    number = 0
-    while time.perf_counter() < deadline:
-        number += 1
-        request = (head + headers.replace("{n}", str(number)) + "\r\n").encode() + body
-        started = time.perf_counter()
-        writer.write(request)
-        status = await reader.readline()
-        length = 0
-        while (line := await reader.readline()) not in (b"\r\n", b""):
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        await reader.readexactly(length)
-        latencies.append(time.perf_counter() - started)
-        if b" 200 " not in status:
-            failures.append(status.decode(errors="replace").strip())
-    writer.close()
-
-
-async def _run(args: argparse.Namespace) -> dict[str, object]:
-    latencies: list[float] = []
-    failures: list[str] = []
-    body = args.body.encode()
-    started = time.perf_counter()
-    await asyncio.gather(
-        *(
-            _client(
-                args.url,
-                body,
-                f"x-session-id: bench-{client}-{{n}}\r\n" if args.sessions else "",
-                started + args.seconds,
-                latencies,
-                failures,
-            )
-            for client in range(args.clients)
+    loop = asyncio.get_running_loop()
+    started, own = time.perf_counter(), time.process_time()
+    clients = []
+    for number in range(args.clients):
+        session = f"x-session-id: bench-{args.name}-{number}-{{n}}\r\n" if args.sessions else ""
+        _, client = await loop.create_connection(
+            lambda session=session: _Client(head, session, body, started + args.seconds),
+            parts.hostname,
+            parts.port,
         )
-    )
+        clients.append(client)
+    await asyncio.gather(*(client.done for client in clients))
     elapsed = time.perf_counter() - started
-    latencies.sort()
+    latencies = sorted(latency for client in clients for latency in client.latencies)
+    failures = [failure for client in clients for failure in client.failures]
 
     def percentile(share: float) -> float:
         return round(latencies[min(len(latencies) - 1, int(share * len(latencies)))] * 1000, 3)
@@ -78,6 +114,7 @@ async def _run(args: argparse.Namespace) -> dict[str, object]:
         "p50_ms": percentile(0.5),
         "p90_ms": percentile(0.9),
         "p99_ms": percentile(0.99),
+        "client_cpu_share": round((time.process_time() - own) / elapsed, 3),
     }
 
 
@@ -89,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--body", required=True)
     parser.add_argument("--sessions", action="store_true", help="a new session id per request")
+    parser.add_argument("--name", default="", help="part of the session ids, for several runs")
     print(json.dumps(asyncio.run(_run(parser.parse_args()))))  # noqa: T201
 
 

@@ -190,6 +190,42 @@ def _process(
             _stop(process)
 
 
+@contextlib.contextmanager
+def background(
+    command: Sequence[str],
+    health_url: str,
+    *,
+    name: str,
+    log: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[None]:
+    """Run a program until the block ends, which begins once its health URL says 200.
+
+    Args:
+        command: The program and its arguments.
+        health_url: Asked until it answers.
+        name: Names the folder of logs.
+        log: Names the log.
+        env: Its environment; None takes this process's.
+        cwd: Its directory; None takes this process's.
+
+    Raises:
+        PeerError: If it does not become healthy.
+    """
+    path = _log_dir(name) / f"{log}.log"
+    with path.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            command, env=env, cwd=cwd, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            if not _healthy(health_url, process):
+                raise PeerError(f"{Path(command[0]).name} did not start; {_tail(path)}")
+            yield
+        finally:
+            _stop(process)
+
+
 def llama_server_arguments(
     *, n_slots: int, n_ctx: int, n_threads: int, ubatch: int = 512
 ) -> list[str]:

@@ -1,170 +1,107 @@
-"""What the gateway adds to a bare two-hop Ray Serve application, measured side by side.
+"""What the gateway costs, beside a bare two-hop Ray Serve application and LiteLLM's proxy.
 
-Both run on one cluster with the same proxy, the same number of ingress replicas and the same load
-program. Rounds alternate (A B C D, D C B A, ...); figures are medians over rounds. Nothing is
-asserted about speed: the numbers depend on the machine, the ratios are what to read.
+The two-hop application runs on the same cluster with the same proxy and as many ingress replicas;
+LiteLLM's proxy runs alone with one worker, in front of a mock that answers at once, while the
+cluster rests. One load program for all; rounds alternate (A B C, C B A, ...). A ratio is ours
+divided by theirs in the same round: at 1 client for latency, at 16 for requests/s.
 """
 
-import json
 import os
-import platform
-import socket
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-ROUNDS = int(os.environ.get("CARRIL_BENCH_ROUNDS", "5"))
+from tests.benchmarks import litellm_peer, report
+from tests.benchmarks.gateway_cluster import (
+    CACHED,
+    CHAT_PATH,
+    ENROLLED,
+    MESSAGES,
+    PLAIN,
+    TWO_HOP,
+    Target,
+    load,
+    serving,
+)
+from tests.benchmarks.spread import Spread, ratios, spread
+
 SECONDS = float(os.environ.get("CARRIL_BENCH_SECONDS", "4"))
 WARM_UP_S = 3.0
-MESSAGES = [{"role": "user", "content": "Klk, busco una yipeta pa la familia"}]
-
-
-class Target(NamedTuple):
-    """Something to put under load."""
-
-    path: str
-    body: dict[str, Any]
-    sessions: bool = False
-
-
+CLIENTS = (1, 16)
+FIELDS = {"p50_ms": "ms", "p99_ms": "ms", "requests_per_s": "1/s", "client_cpu_share": ""}
 TARGETS = {
-    "two_hop": Target("/two-hop/", {"messages": MESSAGES}),
-    "gateway": Target("/v1/chat/completions", {"model": "echo", "messages": MESSAGES}),
-    "gateway_enrolled": Target(
-        "/v1/chat/completions", {"model": "split", "messages": MESSAGES}, sessions=True
-    ),
-    "gateway_cached": Target(
-        "/v1/chat/completions", {"model": "echo", "messages": MESSAGES, "temperature": 0}
-    ),
+    "two_hop": TWO_HOP,
+    "gateway": PLAIN,
+    "gateway_enrolled": ENROLLED,
+    "gateway_cached": CACHED,
+    "litellm": Target(CHAT_PATH, {"model": "echo", "messages": MESSAGES}),
 }
+
+Rounds = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    # Not under pytest's directory: a long path, and cleaned up by other runs while this one lasts.
-    with tempfile.TemporaryDirectory(prefix="carril-bench-") as home:
-        yield from _serve(home)
+def urls() -> Iterator[dict[str, str]]:
+    with ExitStack() as stack:
+        ours = stack.enter_context(serving()).url
+        peer = stack.enter_context(litellm_peer.litellm()).url
+        yield {name: peer if name == "litellm" else ours for name in TARGETS}
 
 
-def _serve(home: str) -> Iterator[str]:
-    ports = [_free_port() for _ in range(3)]
-    environment = {**os.environ, "CARRIL_HOME": home, "PYTHONPATH": str(ROOT)}
-    carril = [sys.executable, "-m", "cluster.cli.main"]
-    http, dashboard, ray = (str(port) for port in ports)
-    up = [*carril, "up", str(ROOT / "tests/benchmarks/gateway.yaml"), "--port", http]
-    try:
-        subprocess.run(
-            [*up, "--dashboard-port", dashboard, "--ray-port", ray],
-            check=True,
-            env=environment,
-            cwd=ROOT,
-        )
-        yield f"http://127.0.0.1:{http}"
-    finally:
-        subprocess.run([*carril, "down"], check=False, env=environment, cwd=ROOT)
-
-
-@pytest.mark.timeout(1200)
-def test_overhead_against_two_hop(server: str) -> None:
-    rounds: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for target in TARGETS.values():
-        _load(server, target, clients=16, seconds=WARM_UP_S)
-    for number in range(ROUNDS):
+@pytest.mark.timeout(1800)
+def test_gateway(urls: dict[str, str]) -> None:
+    run = report.start("gateway")
+    rounds: Rounds = {}
+    for name, target in TARGETS.items():
+        load(urls[name], target, clients=16, seconds=WARM_UP_S, name="warm")
+    for number in range(report.rounds(5)):
         names = list(TARGETS) if number % 2 == 0 else list(reversed(TARGETS))
-        for clients in (1, 16):
+        for clients in CLIENTS:
             for name in names:
-                result = _load(server, TARGETS[name], clients=clients, seconds=SECONDS)
-                assert result["failures"] == 0, result["first_failure"]
+                result = load(
+                    urls[name],
+                    TARGETS[name],
+                    clients=clients,
+                    seconds=SECONDS,
+                    name=f"{number}-{clients}",
+                )
                 rounds.setdefault((name, clients), []).append(result)
-    report = _report(rounds)
-    _publish(report)
-    assert set(report["ratios"]) >= {"gateway_p50_vs_two_hop"}
-
-
-def _load(server: str, target: Target, *, clients: int, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.benchmarks.http_load", server + target.path]
-    command += ["--clients", str(clients), "--seconds", str(seconds)]
-    command += ["--body", json.dumps(target.body)]
-    if target.sessions:
-        command.append("--sessions")
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def _report(rounds: dict[tuple[str, int], list[dict[str, Any]]]) -> dict[str, Any]:
-    absolutes: dict[str, Any] = {}
-    for (name, clients), results in rounds.items():
-        for field in ("p50_ms", "p99_ms", "requests_per_s"):
-            values = sorted(result[field] for result in results)
-            absolutes[f"{name}_c{clients}_{field}"] = {
-                "median": statistics.median(values),
-                "min": values[0],
-                "max": values[-1],
-            }
-
-    def ratio(name: str, clients: int, field: str) -> float:
-        # The ratio of each round, not of the medians: a slow moment of the machine hits both.
-        pairs = zip(rounds[name, clients], rounds["two_hop", clients], strict=True)
-        return round(statistics.median(ours[field] / bare[field] for ours, bare in pairs), 3)
-
-    ratios = {
-        "gateway_p50_vs_two_hop": ratio("gateway", 16, "p50_ms"),
-        "gateway_p50_vs_two_hop_c1": ratio("gateway", 1, "p50_ms"),
-        "gateway_rps_vs_two_hop": ratio("gateway", 16, "requests_per_s"),
-        "gateway_enrolled_p50_vs_two_hop": ratio("gateway_enrolled", 16, "p50_ms"),
-        "gateway_enrolled_p50_vs_two_hop_c1": ratio("gateway_enrolled", 1, "p50_ms"),
-        "gateway_cached_p50_vs_two_hop": ratio("gateway_cached", 16, "p50_ms"),
-    }
-    return {
-        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "cpu": _cpu_name(),
-            "python": platform.python_version(),
+    run.publish(
+        ratios=compared(rounds),
+        absolutes=absolutes(rounds),
+        notes={
+            "seconds_per_round": SECONDS,
+            "litellm": litellm_peer.VERSION,
+            "litellm_workers": 1,
         },
-        "rounds": ROUNDS,
-        "seconds_per_round": SECONDS,
-        "ratios": ratios,
-        "absolutes": absolutes,
+    )
+
+
+def compared(rounds: Rounds) -> dict[str, Spread]:
+    """Return ours divided by theirs, for everything that has a peer."""
+
+    def ratio(name: str, peer: str, clients: int, figure: str) -> Spread:
+        ours, theirs = rounds[name, clients], rounds[peer, clients]
+        return ratios([one[figure] for one in ours], [one[figure] for one in theirs])
+
+    return {
+        "gateway_p50_vs_two_hop": ratio("gateway", "two_hop", 1, "p50_ms"),
+        "gateway_p50_vs_two_hop_c16": ratio("gateway", "two_hop", 16, "p50_ms"),
+        "gateway_rps_vs_two_hop": ratio("gateway", "two_hop", 16, "requests_per_s"),
+        "gateway_enrolled_p50_vs_two_hop": ratio("gateway_enrolled", "two_hop", 1, "p50_ms"),
+        "gateway_cached_p50_vs_two_hop": ratio("gateway_cached", "two_hop", 1, "p50_ms"),
+        "gateway_p50_vs_litellm": ratio("gateway", "litellm", 1, "p50_ms"),
+        "gateway_p50_vs_litellm_c16": ratio("gateway", "litellm", 16, "p50_ms"),
+        "gateway_rps_vs_litellm": ratio("gateway", "litellm", 16, "requests_per_s"),
     }
 
 
-def _publish(report: dict[str, Any]) -> None:
-    directory = Path(os.environ.get("CARRIL_HOME", ROOT / "var")) / "bench"
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "latest.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    lines = [f"{report['machine']['cpu']}, {report['machine']['cpus']} CPUs", ""]
-    lines += ["| 16 clients | p50 ms | p99 ms | requests/s |", "| --- | --- | --- | --- |"]
-    for name in TARGETS:
-        cells = (
-            f"{report['absolutes'][f'{name}_c16_{field}']['median']:.1f}"
-            for field in ("p50_ms", "p99_ms", "requests_per_s")
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "| ratio | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in report["ratios"].items()]
-    text = "\n".join(lines) + "\n"
-    (directory / "latest.md").write_text(text, encoding="utf-8")
-    print(f"\n{text}")  # noqa: T201 (what `make bench` shows)
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def absolutes(rounds: Rounds) -> dict[str, Spread]:
+    """Return every figure of every side."""
+    return {
+        f"{name}_c{clients}_{figure}": spread((one[figure] for one in results), unit)
+        for (name, clients), results in rounds.items()
+        for figure, unit in FIELDS.items()
+    }
