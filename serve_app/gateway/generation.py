@@ -15,7 +15,7 @@ from serve_app.gateway.cache import CachedAnswer, ResponseCache, cache_key
 from serve_app.gateway.policy import Decision
 from serve_app.gateway.spans import describe_reply, follow, model_call
 from serve_app.gateway.variants import VariantClient
-from serve_app.model.calls import ModelCall, ModelIdentity, ReplyBatch
+from serve_app.model.calls import ModelCall, ModelIdentity, ReplyBatch, merge_chunks
 from serve_app.singleflight import FlightTable
 from serve_app.telemetry.tracing import NOT_TRACED, Span
 
@@ -215,20 +215,6 @@ class Generator:
                 cache_key(job.digest, identity.fingerprint),
                 CachedAnswer(chunk=merge_chunks(chunks), identity=identity),
             )
-
-
-def merge_chunks(chunks: list[GenerationChunk]) -> GenerationChunk:
-    """Return one chunk with the whole answer."""
-    if len(chunks) == 1:
-        return chunks[0]
-    return GenerationChunk(
-        text="".join(chunk.text for chunk in chunks),
-        usage=chunks[-1].usage,
-        logprobs=tuple(entry for chunk in chunks for entry in chunk.logprobs),
-        finish_reason=chunks[-1].finish_reason,
-        prompt_text=chunks[0].prompt_text,
-        prompt_logprobs=chunks[0].prompt_logprobs,
-    )
 
 
 def _for_reader(chunk: GenerationChunk) -> GenerationChunk:

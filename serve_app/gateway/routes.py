@@ -26,7 +26,7 @@ from serve_app.errors import (
 from serve_app.gateway.active import Active
 from serve_app.gateway.auth import Caller, authenticate
 from serve_app.gateway.body import read_json
-from serve_app.gateway.direct import DirectRoutes
+from serve_app.gateway.direct import DirectApi
 from serve_app.gateway.edge import is_safe_id, unsafe_request_id
 from serve_app.gateway.experiment_routes import add_experiment_routes
 from serve_app.gateway.feedback_routes import add_feedback_route
@@ -66,7 +66,7 @@ class GatewayState(Protocol):
 
 def build_api(gateway: GatewayState) -> FastAPI:
     """Return the ASGI application of a gateway replica."""
-    api = FastAPI(title="carril", version=__version__, docs_url=None, redoc_url=None)
+    api = DirectApi(title="carril", version=__version__, docs_url=None, redoc_url=None)
     api.add_exception_handler(HTTPException, _http_error)
     api.add_exception_handler(RequestError, _request_error)
     api.add_exception_handler(Exception, _unexpected)
@@ -104,9 +104,7 @@ def build_api(gateway: GatewayState) -> FastAPI:
         active.policy.decide(name, None)
         return _json(_model(name))
 
-    api.add_middleware(
-        DirectRoutes, endpoints={"/v1/chat/completions": chat, "/v1/completions": completions}
-    )
+    api.direct |= {"/v1/chat/completions": chat, "/v1/completions": completions}
     add_experiment_routes(api, route)
     add_feedback_route(api, route)
     add_registry_routes(api, route)

@@ -16,12 +16,13 @@ from serve_app.errors import InternalError, RequestError, error_body
 from serve_app.events.client import EventClient
 from serve_app.gateway.answer_labels import AnswerLabels, labels_of
 from serve_app.gateway.capture import TextCapture
-from serve_app.gateway.generation import Generation, Generator, merge_chunks
+from serve_app.gateway.generation import Generation, Generator
 from serve_app.gateway.prepare import Inbound, Prepared
 from serve_app.gateway.render import DONE, ChatRenderer, CompletionRenderer, sse
 from serve_app.gateway.response_text import ResponseText, response_of
 from serve_app.gateway.shadow import Answered, ShadowTraffic
 from serve_app.gateway.spans import describe_exchange
+from serve_app.model.calls import merge_chunks
 from serve_app.telemetry.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from serve_app.engines.protocol import GenerationChunk
 from serve_app.errors import ClientError, DeadlineExceeded, EngineFailed, RequestError
 from serve_app.events.client import EventClient
 from serve_app.gateway.answer_labels import AnswerLabels, labels_of
-from serve_app.gateway.generation import Job, merge_chunks
+from serve_app.gateway.generation import Job
 from serve_app.gateway.spans import describe_reply, model_call
 from serve_app.gateway.variants import VariantClient
-from serve_app.model.calls import ModelCall, ModelIdentity
+from serve_app.model.calls import ModelCall, ModelIdentity, merge_chunks
 from serve_app.telemetry.metrics import GatewayMetrics
 from serve_app.telemetry.tracing import Span
 

@@ -1,5 +1,6 @@
 """What the gateway sends to a model replica, and what comes back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -104,3 +105,17 @@ class ModelState:
     """Configuration that is wanted; `identity.config_hash` is the one that serves."""
     error: str | None
     """Why the wanted configuration does not serve."""
+
+
+def merge_chunks(chunks: Sequence[GenerationChunk]) -> GenerationChunk:
+    """Return one chunk with the whole answer."""
+    if len(chunks) == 1:
+        return chunks[0]
+    return GenerationChunk(
+        text="".join(chunk.text for chunk in chunks),
+        usage=chunks[-1].usage,
+        logprobs=tuple(entry for chunk in chunks for entry in chunk.logprobs),
+        finish_reason=chunks[-1].finish_reason,
+        prompt_text=chunks[0].prompt_text,
+        prompt_logprobs=chunks[0].prompt_logprobs,
+    )

@@ -11,7 +11,13 @@ from ray import serve
 from serve_app.engines.protocol import EngineStats, GenerationChunk, GenerationRequest, Message
 from serve_app.errors import EngineFailed, ModelNotReady, RequestError
 from serve_app.model.autoscaling import ServiceClock
-from serve_app.model.calls import ModelCall, ModelIdentity, ModelState, ReplyBatch
+from serve_app.model.calls import (
+    ModelCall,
+    ModelIdentity,
+    ModelState,
+    ReplyBatch,
+    merge_chunks,
+)
 from serve_app.model.keeper import ModelKeeper
 from serve_app.model.profile import Profile
 from serve_app.model.slot import LoadedModel
@@ -57,7 +63,7 @@ class ModelReplica:
             self._tracing.configure(self._keeper.config.tracing)
 
     async def generate(self, call: ModelCall) -> ReplyBatch:
-        """Answer a call in one piece."""
+        """Answer a call in one piece, as one chunk: each would be packed and unpacked by itself."""
         chunks: list[GenerationChunk] = []
         head: ReplyBatch | None = None
         async with aclosing(self._batches(call)) as batches:
@@ -66,7 +72,7 @@ class ModelReplica:
                 chunks.extend(batch.chunks)
         if head is None:
             raise EngineFailed("the engine returned nothing")
-        return replace(head, chunks=tuple(chunks))
+        return replace(head, chunks=(merge_chunks(chunks),))
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[ReplyBatch, None]:
         """Answer a call piece by piece."""
