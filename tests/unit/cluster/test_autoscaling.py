@@ -1,5 +1,6 @@
 """What is wrong with an autoscaling block is said before it is deployed."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from cluster.autoscaling import POLICY, autoscaling_faults, most_replicas
 from cluster.plan import Action, Running, make_plan
 from cluster.validate import load_serve_config
+from serve_app.config import parse_model_config
 from serve_app.errors import ConfigError
 
 BLOCK: dict[str, Any] = {
@@ -82,3 +84,27 @@ def test_thresholds_are_changed_in_place() -> None:
     tuned = app(user_config={"engine": "echo", "scaling": {"target_wait_s": 1}})
     plan = make_plan(Running.from_config({"applications": [app()]}), {"applications": [tuned]})
     assert plan.apps[0].action is Action.RECONFIGURE
+
+
+def test_example_is_safe_to_deploy_and_uses_what_it_shows() -> None:
+    path = Path(__file__).parents[3] / "cluster/examples/scaling_echo.yaml"
+    config = load_serve_config(path)
+    assert most_replicas(config.raw["applications"][1]) == 3
+    block = config.raw["applications"][1]["deployments"][0]["autoscaling_config"]
+    assert block["policy"]["policy_function"] == POLICY
+    assert config.models["okla-busy"].scaling.target_wait_s == 1
+    assert config.models["okla-seldom"].idle.unload_after_s == 600
+
+
+def test_readme_shows_a_block_that_is_valid() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## When the load changes")[2]
+    deployment = yaml.safe_load(section.split("```yaml")[1].split("```")[0])["deployments"][0]
+    shown = app(deployment["autoscaling_config"])
+    assert list(autoscaling_faults(shown)) == []
+    parse_model_config({"engine": "echo"} | deployment["user_config"])
+
+
+def test_policy_can_be_imported_by_the_name_that_configs_give_it() -> None:
+    module, _, function = POLICY.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
