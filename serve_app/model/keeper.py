@@ -192,7 +192,9 @@ class ModelKeeper:
         The loading thread cannot be stopped. Starting a second one beside it would take the memory
         twice, so there is only ever one.
         """
-        loading = asyncio.ensure_future(load_model(config, replica=self._replica))
+        loading = asyncio.ensure_future(
+            load_model(config, replica=self._replica, beside=self.slot.current)
+        )
         try:
             done, _ = await asyncio.wait([loading], timeout=config.load_timeout_s)
             if not done:

@@ -29,7 +29,9 @@ _WARMUP_TOKENS = 4
 Verified = VerifiedFile | VerifiedFolder
 
 
-async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
+async def load_model(
+    config: ModelConfig, *, replica: str, beside: LoadedModel | None = None
+) -> LoadedModel:
     """Verify the file, load the engine and answer one warm-up request.
 
     Nothing blocks the event loop: hashing and loading run in a worker thread.
@@ -37,12 +39,13 @@ async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
     Args:
         config: What to load.
         replica: Id of this replica, for the identity.
+        beside: What serves meanwhile. Weights with the same hash are shared with it, not loaded.
 
     Raises:
         ConfigError: If the file, the profile or the options cannot be used.
     """
     started = time.monotonic()
-    profile, file, engine = await _in_thread(config)
+    profile, file, engine = await _in_thread(config, beside)
     try:
         identity = _identity(config, profile, file, engine, replica)
         if config.warmup:
@@ -64,9 +67,11 @@ async def load_model(config: ModelConfig, *, replica: str) -> LoadedModel:
     )
 
 
-async def _in_thread(config: ModelConfig) -> tuple[Profile, Verified | None, Engine]:
+async def _in_thread(
+    config: ModelConfig, beside: LoadedModel | None
+) -> tuple[Profile, Verified | None, Engine]:
     """Run `_load` in a thread; if the caller gives up, free what the thread still brings."""
-    loading = asyncio.create_task(asyncio.to_thread(_load, config))
+    loading = asyncio.create_task(asyncio.to_thread(_load, config, beside))
     try:
         return await asyncio.shield(loading)
     except asyncio.CancelledError:
@@ -85,7 +90,9 @@ _CLOSING: set["asyncio.Future[None]"] = set()
 """Keeps closing tasks from being collected before they ran."""
 
 
-def _load(config: ModelConfig) -> tuple[Profile, Verified | None, Engine]:
+def _load(
+    config: ModelConfig, beside: LoadedModel | None
+) -> tuple[Profile, Verified | None, Engine]:
     profile = load_profile(config.profile)
     engine: Engine
     if config.engine == "vllm":
@@ -105,13 +112,16 @@ def _load(config: ModelConfig) -> tuple[Profile, Verified | None, Engine]:
         engine = echo.load(config)
     else:
         assert file is not None  # noqa: S101 (the configuration demands a file)
-        engine = _load_llama_cpp(config, file, profile)
+        engine = _load_llama_cpp(config, file, profile, beside)
     return profile, file, engine
 
 
-def _load_llama_cpp(config: ModelConfig, file: VerifiedFile, profile: Profile) -> Engine:
+def _load_llama_cpp(
+    config: ModelConfig, file: VerifiedFile, profile: Profile, beside: LoadedModel | None
+) -> Engine:
     from serve_app.engines import llama_cpp
 
+    sharer = beside.engine if beside and beside.identity.model_sha256 == file.sha256 else None
     verified = {name: verify_model_file(adapter) for name, adapter in config.adapters.items()}
     engine = llama_cpp.load(
         config,
@@ -121,6 +131,7 @@ def _load_llama_cpp(config: ModelConfig, file: VerifiedFile, profile: Profile) -
             name: llama_cpp.AdapterFile(found.path, config.adapters[name].scale)
             for name, found in verified.items()
         },
+        beside=sharer if isinstance(sharer, llama_cpp.LlamaCppEngine) else None,
     )
     try:
         for found in (file, *verified.values()):

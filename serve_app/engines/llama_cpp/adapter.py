@@ -18,7 +18,7 @@ class AdapterFile(NamedTuple):
 
 
 class Adapter:
-    """An open adapter. It belongs to its model, and is freed with it.
+    """An open adapter over a model.
 
     Args:
         model: The base that it was trained on.
@@ -32,13 +32,23 @@ class Adapter:
     def __init__(self, model: Model, name: str, file: AdapterFile) -> None:
         self.name = name
         self.scale = file.scale
-        lib = library()
-        self.handle: Any = lib.llama_adapter_lora_init(model.handle, str(file.path).encode())
+        self._model = model
+        with model.changing:
+            self.handle: Any = library().llama_adapter_lora_init(
+                model.handle, str(file.path).encode()
+            )
         if not self.handle:
             raise ModelFileError(
                 f"adapter {name!r}: {file.path.name!r} is no LoRA adapter in GGUF for "
                 f"{model.path.name!r}: it is damaged, or was trained on a model of another shape"
             )
+
+    def close(self) -> None:
+        """Free it; no context may use it any more, and the model must still be open."""
+        with self._model.changing:
+            if self.handle:
+                library().llama_adapter_lora_free(self.handle)
+                self.handle = None
 
 
 def open_adapters(model: Model, files: Mapping[str, AdapterFile]) -> list[Adapter]:
@@ -47,4 +57,12 @@ def open_adapters(model: Model, files: Mapping[str, AdapterFile]) -> list[Adapte
     Raises:
         ModelFileError: If one does not fit.
     """
-    return [Adapter(model, name, file) for name, file in files.items()]
+    opened: list[Adapter] = []
+    try:
+        for name, file in files.items():
+            opened.append(Adapter(model, name, file))
+    except BaseException:
+        for adapter in opened:
+            adapter.close()
+        raise
+    return opened

@@ -66,6 +66,7 @@ class Context:
             raise ValueError(f"{size.n_sequences} sequences, llama.cpp allows {MAX_SEQUENCES}")
         lib = library()
         self._lib = lib
+        self._decoding = model.decoding
         params = lib.llama_context_default_params()
         params.n_ctx = size.n_cells
         params.n_batch = params.n_ubatch = size.n_batch
@@ -127,7 +128,8 @@ class Context:
         for part in parts:
             self._check_sequence(part.seq_id)
         self._batch.fill(parts, n_rows)
-        return int(self._lib.llama_decode(self.handle, self._batch.struct))
+        with self._decoding:
+            return int(self._lib.llama_decode(self.handle, self._batch.struct))
 
     def logits(self, n_outputs: int) -> NDArray[np.float32]:
         """Return the logits of the last decode, (n_outputs, n_vocab); valid until the next one."""

@@ -81,6 +81,7 @@ def load(
     *,
     profile: AssistantProfile | None = None,
     adapters: Mapping[str, AdapterFile] | None = None,
+    beside: "LlamaCppEngine | None" = None,
 ) -> "LlamaCppEngine":
     """Load a GGUF file and start its engine thread. Blocking: call it in a worker thread.
 
@@ -89,15 +90,21 @@ def load(
         model_path: The file, whose SHA-256 the caller has verified.
         profile: The assistant's chat template and answer schema; None uses the model's template.
         adapters: LoRA adapters by name, verified as well.
+        beside: An engine over a file of the same content, whose weights are used if it is open.
 
     Raises:
         ConfigError: If llama-cpp-python is missing, or the configuration does not fit the model.
         ModelFileError: If the file or its chat template cannot be used.
     """
-    model = Model(model_path)
+    shared = beside is not None and beside.model.share()
+    model = beside.model if beside is not None and shared else Model(model_path)
+    opened: list[Adapter] = []
     try:
-        return LlamaCppEngine(config, model, profile, open_adapters(model, adapters or {}))
+        opened = open_adapters(model, adapters or {})
+        return LlamaCppEngine(config, model, profile, opened)
     except BaseException:
+        for adapter in opened:
+            adapter.close()
         model.close()
         raise
 
@@ -107,9 +114,9 @@ class LlamaCppEngine:
 
     Args:
         config: What was asked for.
-        model: Open weights, owned by this object from now on.
+        model: Open weights, which this object closes.
         profile: See `load`.
-        adapters: Open adapters, which go with the model.
+        adapters: Open adapters, which it closes too.
     """
 
     def __init__(
@@ -121,7 +128,8 @@ class LlamaCppEngine:
     ) -> None:
         options = config.llama_cpp
         self._config = config
-        self._model = model
+        self.model = model
+        self._adapters = adapters
         self._vocabulary = Vocabulary(model.vocab)
         own_template = profile.chat_template if profile else None
         template = _template(own_template or model.chat_template, self._vocabulary)
@@ -240,7 +248,9 @@ class LlamaCppEngine:
         self._loop.join()
         self._warm_start.close()
         self._grammars.close()
-        self._model.close()
+        for adapter in self._adapters:
+            adapter.close()
+        self.model.close()
 
     def _warm_up(self) -> None:
         options = self._config.llama_cpp

@@ -1,6 +1,7 @@
 """An open GGUF file: its weights, its metadata, and the limits they set."""
 
 import ctypes
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ _KV_ELEMENT_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 
 
 class Model:
-    """Weights and metadata of one GGUF file.
+    """Weights and metadata of one GGUF file; several engines may share them.
 
     Args:
         path: The file; its hash has been verified by the caller.
@@ -33,6 +34,11 @@ class Model:
         if not self.handle:
             raise ModelFileError(f"{path.name!r} is no GGUF file that llama.cpp can load")
         self.path = path
+        self.decoding = threading.Lock()
+        """Held during a decode: engines that share the weights do not fight for the same cores."""
+        self.changing = threading.Lock()
+        """Held while the model's set of adapters changes."""
+        self._n_users = 1
         self.vocab: Any = self._lib.llama_model_get_vocab(self.handle)
         try:
             self._refuse_unsupported()
@@ -90,11 +96,21 @@ class Model:
             self._lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
+    def share(self) -> bool:
+        """Become one user more, who closes it as well; False if it has been freed already."""
+        with self.changing:
+            if not self._n_users:
+                return False
+            self._n_users += 1
+            return True
+
     def close(self) -> None:
-        """Free the weights. Idempotent."""
-        if self.handle:
-            self._lib.llama_model_free(self.handle)
-            self.handle = None
+        """Leave it; the last user frees the weights."""
+        with self.changing:
+            self._n_users -= 1
+            if self._n_users == 0:
+                self._lib.llama_model_free(self.handle)
+                self.handle = None
 
     def _refuse_unsupported(self) -> None:
         # Sequences are cut and shared at any position; state-space layers, sliding windows and

@@ -176,6 +176,47 @@ async def test_identity_tells_adapters_and_scales_apart(nano, adapters):
         await other.engine.close()
 
 
+async def test_exchanged_adapter_shares_the_weights_with_the_model_that_it_replaces(
+    nano, adapters, tmp_path
+):
+    base = {"model": {"path": str(nano), "sha256": sha256_of(nano)}}
+    other = AdapterFile(write_nano_adapter(tmp_path / "c.gguf", seed=3), 1.0)
+    alone = {
+        name: await answers_alone(nano, {name: file}, name)
+        for name, file in (("a", adapters["a"]), ("b", other))
+    }
+    old = await load_model(config_of(adapters, **base), replica="r")
+    new = await load_model(
+        config_of({"a": adapters["a"], "b": other}, **base), replica="r", beside=old
+    )
+    weights = new.engine.model
+    assert weights is old.engine.model
+
+    async def mixed(engine):
+        pairs = [(name, prompt) for prompt in PROMPTS for name in ("a", "b")]
+        requests = (chat(prompt, logprobs=2, adapter=name) for name, prompt in pairs)
+        return await asyncio.gather(*(ask(engine, request) for request in requests))
+
+    before, after = await asyncio.gather(mixed(old.engine), mixed(new.engine))
+    await old.engine.close()
+    assert weights.handle, "the new engine still uses the weights"
+    for i, name in enumerate(("a", "b")):
+        for one, answer in zip(alone[name], after[i::2], strict=True):
+            assert_same(one, answer)
+    for answer, again in zip(after, await mixed(new.engine), strict=True):
+        assert_same(answer, again)
+    assert [a.text for a in before[1::2]] != [a.text for a in after[1::2]]
+    broken = {"x": AdapterFile(nano, 1.0)}
+    with pytest.raises(ModelFileError, match="adapter 'x'"):
+        load(model_config(), nano, adapters=broken, beside=new.engine)
+    assert (await ask(new.engine, chat("hola", adapter="b"))).finish_reason
+    await new.engine.close()
+    assert weights.handle is None
+    late = load(model_config(), nano, beside=new.engine)
+    assert late.model is not weights, "what is freed cannot be shared"
+    await late.close()
+
+
 async def test_altered_adapter_is_not_opened(nano, adapters):
     config = config_of(adapters, model={"path": str(nano), "sha256": sha256_of(nano)})
     entries = config.model_dump()

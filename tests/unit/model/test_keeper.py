@@ -47,10 +47,10 @@ class Gate:
         self.loads = 0
         real = loader._load
 
-        def load(config: Any) -> Any:
+        def load(config: Any, beside: Any) -> Any:
             self.loads += 1
             assert self._open.wait(10)
-            return real(config)
+            return real(config, beside)
 
         monkeypatch.setattr(loader, "_load", load)
 
@@ -119,7 +119,7 @@ async def test_model_that_does_not_come_back_is_reported_and_not_waited_for(
     await keeper.want(SLEEPY)
     await until(keeper, "idle")
 
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(loader, "_load", broken)
