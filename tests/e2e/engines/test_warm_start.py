@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from serve_app.engines.llama_cpp import load
+from serve_app.engines.llama_cpp import AdapterFile, load
 from serve_app.engines.llama_cpp import prefix_store as prefix_store_module
 from tests.e2e.engines.asking import ask, chat, model_config, until
+from tests.e2e.engines.nano_adapter import write_nano_adapter
 
 SYSTEM = "la respuesta del vendedor es que hay una toyota del ano pasado " * 8
 
@@ -240,3 +241,33 @@ async def test_pinned_prompt_takes_no_context_from_requests_that_do_not_use_it(n
         assert (await ask(engine, question())).usage.cached_tokens >= n_pinned
         await until(lambda: engine.stats().kv_tokens_used == 0)
         assert engine.stats().evicted_tokens_total > 0
+
+
+async def test_each_adapter_has_a_file_of_its_own(nano, home, tmp_path):
+    adapters = {
+        name: AdapterFile(write_nano_adapter(tmp_path / f"{name}.gguf", seed=seed), 1.0)
+        for name, seed in (("a", 1), ("b", 2))
+    }
+    config = model_config(
+        llama_cpp={"n_threads": 1, "disk_prefix_cache": True},
+        adapters={
+            name: {"path": str(file.path), "sha256": digit * 64}
+            for digit, (name, file) in zip("12", adapters.items(), strict=True)
+        },
+    )
+    answers = []
+    for n_restored in (0, 3):
+        engine = load(config, nano, profile=Profile(), adapters=adapters)
+        try:
+            n_pinned = int(engine.info.details["pinned_tokens"])
+            assert engine.stats().restored_tokens_total == n_restored * n_pinned
+            answers.append(
+                [await ask(engine, replace(question(), adapter=name)) for name in (None, "a", "b")]
+            )
+        finally:
+            await engine.close()
+        assert len(files(home)) == 3
+    assert len({answer.text for answer in answers[0]}) == 3
+    for computed, restored in zip(*answers, strict=True):
+        assert restored.usage.cached_tokens >= n_pinned
+        assert computed.logprobs[0].logprob == pytest.approx(restored.logprobs[0].logprob, abs=0.05)
