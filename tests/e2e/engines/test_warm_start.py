@@ -1,6 +1,7 @@
 """The system prompt is in KV memory before the first request: computed, or read from disk."""
 
 import asyncio
+import hashlib
 import logging
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from serve_app.engines.llama_cpp import AdapterFile, load
 from serve_app.engines.llama_cpp import prefix_store as prefix_store_module
+from serve_app.model.loader import load_model
 from tests.e2e.engines.asking import ask, chat, model_config, until
 from tests.e2e.engines.nano_adapter import write_nano_adapter
 
@@ -271,3 +273,28 @@ async def test_each_adapter_has_a_file_of_its_own(nano, home, tmp_path):
     for computed, restored in zip(*answers, strict=True):
         assert restored.usage.cached_tokens >= n_pinned
         assert computed.logprobs[0].logprob == pytest.approx(restored.logprobs[0].logprob, abs=0.05)
+
+
+async def test_replica_that_loads_again_starts_warm(nano, tmp_path):
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    (profile / "system_prompt.txt").write_text(SYSTEM, encoding="utf-8")
+    sha256 = hashlib.sha256(nano.read_bytes()).hexdigest()
+    config = model_config(
+        model={"path": str(nano), "sha256": sha256},
+        profile=str(profile),
+        llama_cpp={"n_threads": 1, "disk_prefix_cache": True},
+    )
+    rows = []
+    for restored in (False, True):
+        model = await load_model(config, replica="r")
+        try:
+            stats = model.engine.stats()
+            n_pinned = int(model.engine.info.details["pinned_tokens"])
+            assert stats.restored_tokens_total == restored * n_pinned
+            # the warm-up's own prompt begins with it
+            assert stats.cached_tokens_total >= n_pinned > 100
+            rows.append(stats.step_rows_total)
+        finally:
+            await model.engine.close()
+    assert max(rows) < 60
