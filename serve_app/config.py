@@ -588,6 +588,8 @@ class LlamaCppOptions(StrictModel):
     """Compute text that the JSON schema forces in one batch instead of token by token."""
     prompt_lookup: bool = True
     """Guess next tokens from earlier text where a guess costs less than it is likely to save."""
+    preemption: bool = True
+    """Let a request take the slot of one of a lesser class, which goes on afterwards."""
 
 
 class IdleConfig(StrictModel):

@@ -164,7 +164,11 @@ class LlamaCppEngine:
                     n_ctx=config.n_ctx,
                     n_kept=kept_sequences(config),
                     on_done=self._done,
-                    tricks=Tricks(packing=options.packing, prompt_lookup=options.prompt_lookup),
+                    tricks=Tricks(
+                        packing=options.packing,
+                        prompt_lookup=options.prompt_lookup,
+                        preemption=options.preemption,
+                    ),
                 )
                 for name, context in contexts.items()
             }

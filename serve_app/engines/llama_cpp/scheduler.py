@@ -36,10 +36,11 @@ class Part:
 
 
 class Tricks(NamedTuple):
-    """What the batches may do beside the plain thing."""
+    """What the batches and slots may do beside the plain thing."""
 
     packing: bool = True
     prompt_lookup: bool = True
+    preemption: bool = True
 
 
 ALL_TRICKS = Tricks()
@@ -67,7 +68,7 @@ class Scheduler:
         costs: RowCosts | None = None,
         tricks: Tricks = ALL_TRICKS,
     ) -> None:
-        self.seats = Seats(sharing, n_slots)
+        self.seats = Seats(sharing, n_slots, preemption=tricks.preemption)
         self.waiting = self.seats.waiting
         self.running = self.seats.running
         self._sharing = sharing

@@ -25,11 +25,17 @@ class Seats:
     Args:
         sharing: Gives jobs their KV memory.
         n_slots: Jobs that run together.
+        preemption: Whether a job may take the slot or the memory of one of a lesser class.
         clock: Monotonic seconds.
     """
 
     def __init__(
-        self, sharing: Sharing, n_slots: int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        sharing: Sharing,
+        n_slots: int,
+        *,
+        preemption: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.waiting = WaitingLine(clock)
         self.running: list[Job] = []
@@ -39,6 +45,7 @@ class Seats:
         self._clock = clock
         self._sharing = sharing
         self._n_slots = n_slots
+        self._preemption = preemption
 
     def admit(self) -> None:
         """Give free slots, and those of lesser jobs, to jobs that wait, as KV memory allows.
@@ -128,7 +135,7 @@ class Seats:
 
     def _lesser(self, job: Job) -> Job | None:
         """Return the running job whose slot this one may take, None if there is none."""
-        if not self.running:
+        if not self.running or not self._preemption:
             return None
         victim = self.last()
         return victim if _dispensable(victim) > RANK[job.priority] else None

@@ -91,7 +91,7 @@ async def test_answers_are_shared_through_the_cache_but_not_while_they_are_made(
 
 async def test_copies_are_background_whatever_the_original_was(tmp_path: Path) -> None:
     under = shadowed(tmp_path)
-    await ask(under, FRESH, **{"x-carril-priority": "batch"})
+    await ask(under, FRESH, 1, **{"x-carril-priority": "batch"})
     await settled(under)
     (copy,) = under.variants["candidate"].calls
     assert copy.request.priority == "background"
