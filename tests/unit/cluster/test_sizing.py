@@ -1,6 +1,7 @@
 """The simulation against formulas, and `carril size` from its options to its answer."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -255,3 +256,14 @@ def test_command_says_what_it_cannot_answer(
 ) -> None:
     assert cli.run([*COMMAND, *arguments]) == code
     assert says in capsys.readouterr().err
+
+
+def test_readme_shows_a_command_that_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("## How many machines?")[2].split("```bash")[1].split("```")[0]
+    words = shlex.split(block)
+    assert words[:2] == [".venv/bin/carril", "size"]
+    plot = words.index("--plot")
+    arguments = [*words[1:plot], *words[plot + 2 :], "--requests", "400", "--runs", "2", "--json"]
+    assert cli.run(arguments) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["needed"] == 3
