@@ -261,7 +261,7 @@ def test_command_says_what_it_cannot_answer(
 def test_readme_shows_a_command_that_answers(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     block = readme.partition("## How many machines?")[2].split("```bash")[1].split("```")[0]
-    words = shlex.split(block)
+    words = shlex.split(block.replace("\\\n", " "))
     assert words[:2] == [".venv/bin/carril", "size"]
     plot = words.index("--plot")
     arguments = [*words[1:plot], *words[plot + 2 :], "--requests", "400", "--runs", "2", "--json"]
