@@ -44,7 +44,7 @@ def build_model(_args: NoArgs) -> Application:
     deployment = serve.deployment(
         name="model",
         num_replicas=1,
-        max_ongoing_requests=32,  # more than two gateways' batch work: see gateway/variants.py
+        max_ongoing_requests=48,  # more than two gateways' lesser work: see gateway/variants.py
         max_queued_requests=256,
         ray_actor_options={"num_cpus": 0.5},
         health_check_period_s=2,

@@ -197,6 +197,9 @@ class GatewayReplica:
         variants = {
             name: self._variant(name, variant, budget) for name, variant in config.variants.items()
         }
+        first_of_app: dict[str, VariantClient] = {}
+        for client in variants.values():
+            client.share_gates(first_of_app.setdefault(client.app, client))
         self._cache = self._build_cache(config, previous)
         if self._events is None:
             self._events = EventClient(self._append, self._spool, config.events, self._metrics)

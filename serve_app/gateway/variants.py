@@ -38,8 +38,8 @@ _LOST = (RayActorError, ReplicaUnavailableError, RequestCancelledError, grpc.aio
 """What a call raises when its replica died or left while it held the request."""
 _CONTROL_TIMEOUT_S = 2.0
 _LESSER_AT_ONCE: dict[Priority, int] = {"batch": 12, "background": 4}
-"""Calls of a class that a gateway has at one variant at once. The rest wait here: a replica's line
-knows classes, the queue that Serve keeps before a full replica does not."""
+"""Calls of a class that a gateway has at one application at once. The rest wait here: a replica's
+line knows classes, the queue that Serve keeps before a full replica does not."""
 _BELIEVED_S = 5.0
 """How long replicas are believed to be as they were when none answers: one that is just being given
 a configuration is out of reach for a moment."""
@@ -136,6 +136,10 @@ class VariantClient:
         self._gates = other._gates
         self.states, self.identity = other.states, other.identity
         self._states_until = other._states_until
+
+    def share_gates(self, other: "VariantClient") -> None:
+        """Bound lesser work together with another variant of the same application."""
+        self._gates = other._gates
 
     async def refresh(self) -> None:
         """Ask every replica for its state; for a while, silence leaves the last known ones."""

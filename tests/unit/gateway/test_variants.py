@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ from serve_app.errors import (
     RequestError,
 )
 from serve_app.gateway.retry import RetryBudget
-from serve_app.gateway.variants import VariantClient
+from serve_app.gateway.variants import _LESSER_AT_ONCE, VariantClient
 from serve_app.model.calls import AdapterHashes, ModelCall, ModelState, ReplyBatch
 from serve_app.telemetry.metrics import GatewayMetrics
 from tests.unit.gateway.builders import batch, finished, identity
@@ -266,6 +267,25 @@ async def test_variant_of_an_adapter_asks_for_it_and_sees_its_hashes_only() -> N
     assert (with_it.state, with_it.error) == ("ready", None)
     assert (without.state, without.identity) == ("failed", None)
     assert without.error == "adapter 'a' is missing; adapters that are loaded: []"
+
+
+async def test_variants_of_one_application_bound_batch_work_together() -> None:
+    limit = _LESSER_AT_ONCE["batch"]
+    first = client(Handle(*(["hang"] for _ in range(limit))))
+    second = client(Handle(["hang"]))
+    second.share_gates(first)
+    work = replace(CALL, request=replace(CALL.request, priority="batch"))
+    tasks = [asyncio.create_task(anext(first.call(work, stream=False))) for _ in range(limit)]
+    tasks.append(asyncio.create_task(anext(second.call(work, stream=False))))
+    await asyncio.sleep(0.02)
+    assert first._unary.n_calls == limit
+    assert second._unary.n_calls == 0
+    tasks[0].cancel()
+    await asyncio.sleep(0.02)
+    assert second._unary.n_calls == 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_variant_of_the_base_is_not_ready_where_only_adapters_answer() -> None:
