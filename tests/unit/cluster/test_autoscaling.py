@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from cluster.autoscaling import POLICY, autoscaling_faults, most_replicas
+from cluster.memory import memory_need
 from cluster.plan import Action, Running, make_plan
 from cluster.validate import load_serve_config
 from serve_app.config import parse_model_config
@@ -108,3 +109,13 @@ def test_readme_shows_a_block_that_is_valid() -> None:
 def test_policy_can_be_imported_by_the_name_that_configs_give_it() -> None:
     module, _, function = POLICY.partition(":")
     assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_memory_is_planned_for_the_most_replicas(tmp_path: Path) -> None:
+    def need(most: int) -> int:
+        path = tmp_path / f"{most}.yaml"
+        one = app(BLOCK | {"max_replicas": most})
+        path.write_text(yaml.safe_dump({"applications": [one]}), encoding="utf-8")
+        return memory_need(load_serve_config(path), {}).steady_bytes
+
+    assert need(3) - need(1) == 2 * (need(2) - need(1)) > 0
