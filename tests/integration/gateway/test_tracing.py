@@ -61,7 +61,8 @@ def test_one_trace_from_the_client_to_the_engine(cluster: Cluster, stream: bool)
         deploy(cluster, found.endpoint, **SLOW)
         before = cluster.pids()
         swaps = cluster.total("carril_model_swaps_total")
-        answer = ask(cluster, "una palabra-secreta aquí", trace=trace, stream=stream)
+        # Never asked before, or a cache or a running generation would answer.
+        answer = ask(cluster, f"palabra-secreta {trace} aquí", trace=trace, stream=stream)
         assert answer.status_code == 200, answer.text
         variant = answer.headers["x-carril-variant"]
         spans = whole_trace(found, trace, 7)
