@@ -56,8 +56,9 @@ check: install ## Format, lint, types and layers; about a minute
 bench: install training tracking native ## Measure engine and gateway beside their peers
 	$(BIN)/pytest -m benchmark -s $(PYTEST_ARGS) tests/benchmarks
 
-bench-peers: install native # llama-server and its relatives, built from our llama.cpp; `bench` does it, too
+bench-peers: install native # llama-server and its relatives, built from our llama.cpp, and LiteLLM; `bench` does it, too
 	@$(BIN)/python -m tests.benchmarks.peers
+	@$(BIN)/python -m tests.benchmarks.litellm_peer
 
 bench-readme: install # the figures of the last run, into tests/benchmarks/README.md
 	@$(BIN)/python -m tests.benchmarks.readme

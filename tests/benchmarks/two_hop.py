@@ -8,9 +8,11 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
+from ray.serve.schema import LoggingConfig
 from starlette.responses import JSONResponse
 
 api = FastAPI()
+_QUIET = LoggingConfig(enable_access_log=False)
 
 
 class NoArgs(BaseModel):
@@ -49,11 +51,15 @@ def build_ingress(_args: NoArgs) -> Application:
         num_replicas=2,
         max_ongoing_requests=1024,
         ray_actor_options={"num_cpus": 0.1},
+        logging_config=_QUIET,
     )(Ingress).bind()
 
 
 def build_echo(_args: NoArgs) -> Application:
     """Build the second hop."""
     return serve.deployment(
-        name="echo", max_ongoing_requests=256, ray_actor_options={"num_cpus": 0.1}
+        name="echo",
+        max_ongoing_requests=256,
+        ray_actor_options={"num_cpus": 0.1},
+        logging_config=_QUIET,
     )(Echo).bind()
