@@ -445,7 +445,7 @@ def test_loading_and_closing_leaks_no_memory(nano):
     for _ in range(15):
         cycle()
     assert process.memory_info().rss - before < 16 * 2**20
-    assert process.num_threads() <= threads + 1
+    asyncio.run(until(lambda: process.num_threads() <= threads + 1))  # the last may still be ending
     assert len(process.children()) == children
 
 
