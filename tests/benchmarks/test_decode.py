@@ -10,6 +10,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ async def test_decode() -> None:
         await decode(loaded, 4, seed=-1)  # everything is touched once
         for side, numbers in order(list(found), report.rounds()):
             for number in numbers:
+                sys.stderr.write(f"  round {number + 1} of {report.rounds()}: {side}\n")
                 found[side][number] = (
                     {n: await decode(loaded, n, seed=number) for n in SEQUENCES}
                     if side == "carril"
