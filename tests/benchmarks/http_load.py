@@ -14,15 +14,22 @@ import json
 import time
 from urllib.parse import urlsplit
 
+_MAX_RECONNECTS = 5
+"""Of one client; a server that closes more often has a fault."""
 _END_OF_HEAD = b"\r\n\r\n"
 
 
 class _Client(asyncio.Protocol):
     """One connection: sends the next request as soon as the answer to the last one is whole."""
 
-    def __init__(self, head: str, headers: str, body: bytes, until: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], head: str, headers: str, body: bytes, until: float
+    ) -> None:
         self.latencies: list[float] = []
         self.failures: list[str] = []
+        self.reconnects = 0
+        self._connecting: asyncio.Future[None] | None = None
+        self._address = address
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._head = head
         self._headers = headers
@@ -54,8 +61,23 @@ class _Client(asyncio.Protocol):
             self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.failures.append(f"connection lost: {exc}")
+        if self.done.done():
+            return
+        if not self._received and self.reconnects < _MAX_RECONNECTS:
+            # A proxy that takes a new configuration closes what is kept alive; the next request is
+            # on its way already, and nobody has begun to answer it.
+            self.reconnects += 1
+            self._connecting = asyncio.ensure_future(self.connect())
+            return
+        self.failures.append(f"connection lost: {exc}")
+        self.done.set_result(None)
+
+    async def connect(self) -> None:
+        """Open the connection; the first request follows by itself."""
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self, *self._address)
+        except OSError as error:
+            self.failures.append(f"no connection: {error}")
             self.done.set_result(None)
 
     def _next(self) -> None:
@@ -87,17 +109,14 @@ async def _run(args: argparse.Namespace) -> dict[str, object]:
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     )
-    loop = asyncio.get_running_loop()
+    assert parts.hostname
+    address = (parts.hostname, parts.port or 80)
     started, own = time.perf_counter(), time.process_time()
     clients = []
     for number in range(args.clients):
         session = f"x-session-id: bench-{args.name}-{number}-{{n}}\r\n" if args.sessions else ""
-        _, client = await loop.create_connection(
-            lambda session=session: _Client(head, session, body, started + args.seconds),
-            parts.hostname,
-            parts.port,
-        )
-        clients.append(client)
+        clients.append(_Client(address, head, session, body, started + args.seconds))
+    await asyncio.gather(*(client.connect() for client in clients))
     await asyncio.gather(*(client.done for client in clients))
     elapsed = time.perf_counter() - started
     latencies = sorted(latency for client in clients for latency in client.latencies)
@@ -109,6 +128,7 @@ async def _run(args: argparse.Namespace) -> dict[str, object]:
     return {
         "requests": len(latencies),
         "failures": len(failures),
+        "reconnects": sum(client.reconnects for client in clients),
         "first_failure": failures[0] if failures else None,
         "requests_per_s": round(len(latencies) / elapsed, 1),
         "p50_ms": percentile(0.5),

@@ -56,6 +56,27 @@ async def test_load_tells_failures() -> None:
     assert "503 Busy" in str(found["first_failure"])
 
 
+async def test_load_comes_back_to_a_server_that_closes_kept_connections() -> None:
+    n_connections = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_connections
+        n_connections += 1
+        closes = n_connections <= 3
+        while await reader.readline():
+            await reader.readuntil(b"}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            if closes:
+                break
+        writer.close()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    async with server:
+        found = await load(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x")
+    assert (found["failures"], found["reconnects"]) == (0, 3)
+    assert found["requests"] > 10
+
+
 def test_slope_of_steady_growth_is_found_and_noise_has_zero_in_its_interval() -> None:
     grows = slope([(n * 1000, 50_000_000 + n * 10 * 1024) for n in range(20)])
     assert (grows.estimate, grows.low, grows.high) == (10, 10, 10)
