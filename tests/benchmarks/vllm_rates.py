@@ -113,7 +113,7 @@ async def run(folder: Path | None, rounds: int) -> dict[str, Any]:
     profile = load_profile(str(ROOT / "models/okla/profile"))
     engines: dict[str, Engine] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        options: dict[str, object] = {"enforce_eager": False}
+        options: dict[str, object] = {}
         if folder is None:
             folder = Path(scratch) / "okla-v2"
             unpack_gguf(MODEL, folder)

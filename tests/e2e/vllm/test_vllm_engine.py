@@ -3,7 +3,9 @@
 import asyncio
 import json
 import math
+import os
 import re
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -113,8 +115,9 @@ SCHEMAS = (
             "list": {"type": "array", "items": {"enum": ["sí", "no", 3]}, "maxItems": 3},
             "n": {"type": "number", "minimum": 0, "maximum": 1},
             "b": {"type": ["boolean", "null"]},
+            'odd \\u00e9 "ñ" \n😀': {"enum": ["\\u00A0", "\u00a0\t\x7f", "\\\\u0041", "]-^"]},
         },
-        "required": ["z", "a", "list", "n", "b"],
+        "required": ["z", "a", "list", "n", "b", 'odd \\u00e9 "ñ" \n😀'],
         "additionalProperties": False,
     },
     {
@@ -318,6 +321,23 @@ async def test_a_full_queue_refuses_and_a_closed_engine_fails_what_runs(folder, 
 async def _drain(stream) -> None:
     async for _ in stream:
         pass
+
+
+async def test_a_killed_engine_process_fails_what_runs_and_the_replica(folder, profile):
+    engine = await asyncio.to_thread(vllm.load, vllm_config(folder), folder, profile=profile)
+    stream = engine.generate(
+        replace(chat("hola", max_tokens=900, temperature=2.0, seed=1), json_schema=LONG)
+    )
+    await anext(stream)
+    [process] = engine._engine.engine_core.resources.engine_manager.processes
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(EngineFailed, match="process ended"):
+        await _drain(stream)
+    assert not engine.health().alive
+    assert "process ended" in engine.health().reason
+    with pytest.raises(EngineFailed):
+        await ask(engine, chat("hola"))
+    await engine.close()
 
 
 async def test_folder_that_vllm_cannot_serve_is_refused_with_its_reason(folder, tmp_path: Path):
