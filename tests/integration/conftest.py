@@ -201,6 +201,8 @@ def running_cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_TOKEN_PATH", str(home / "token"))
         environment.setenv("CARRIL_HOME", str(home))
+        # For applications that live in the tests.
+        environment.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         record = start_head(
             home=home,
             http_url=f"http://127.0.0.1:{http}",
