@@ -39,9 +39,10 @@ test: install training tracking native test-system ## Run the unit, integration 
 
 vllm: $(VLLM_STAMP) ## Install vLLM's CPU build beside everything else, in .venv-vllm (3 GB)
 
-test-vllm: vllm ## Test the vllm engine in its own environment, against llama.cpp; about 4 minutes
+test-vllm: vllm install training native ## Test the vllm engine against llama.cpp, and served beside it; about 6 minutes
 	@$(VLLM_VENV)/bin/python -m cluster.native_build --install >/dev/null
 	$(VLLM_VENV)/bin/pytest --vllm $(PYTEST_ARGS) tests/e2e/vllm
+	$(BIN)/pytest --vllm $(PYTEST_ARGS) tests/e2e/serving/test_vllm_over_http.py
 
 bench-vllm: vllm ## Measure vLLM's CPU build beside llama.cpp on OKLA's answers; about 5 minutes
 	@$(VLLM_VENV)/bin/python -m cluster.native_build --install >/dev/null
