@@ -412,6 +412,8 @@ class GatewayConfig(StrictModel):
     feedback: FeedbackConfig = FeedbackConfig()
     capture: CaptureConfig = CaptureConfig()
     tracing: TracingConfig = TracingConfig()
+    direct_streams: bool = True
+    """Take streamed answers from model replicas over a socket; false takes them through Serve."""
 
     @model_validator(mode="after")
     def _references(self) -> Self:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
@@ -19,6 +20,7 @@ from experiments.events.lag import lags
 from experiments.events.records import Event, Kept
 from experiments.events.spool import Spool
 from serve_app.config import GatewayConfig, RetryConfig, VariantConfig, parse_gateway_config
+from serve_app.direct import Inbox
 from serve_app.errors import ConfigError, RequestError
 from serve_app.events.client import EventClient
 from serve_app.events.writer import get_writer, spool_path, store_path
@@ -72,6 +74,7 @@ class GatewayReplica:
         self._http_host = os.environ.get("CARRIL_HTTP_HOST", "127.0.0.1")
         self._last_good = LastGoodConfig(home)
         self._ids = InferenceIds(load_secret(home))
+        self._inbox = Inbox(ray.util.get_node_ip_address())
         self._active: Active | None = None
         self._events: EventClient | None = None
         self._cache: ResponseCache | None = None
@@ -195,7 +198,10 @@ class GatewayReplica:
         previous = self._active
         budget = RetryBudget(config.retry)
         variants = {
-            name: self._variant(name, variant, budget) for name, variant in config.variants.items()
+            name: self._variant(
+                name, variant, budget, self._inbox if config.direct_streams else None
+            )
+            for name, variant in config.variants.items()
         }
         first_of_app: dict[str, VariantClient] = {}
         for client in variants.values():
@@ -236,8 +242,12 @@ class GatewayReplica:
             tracing=self._tracing,
         )
 
-    def _variant(self, name: str, variant: VariantConfig, budget: RetryBudget) -> VariantClient:
-        client = VariantClient(name, variant.app, budget, self._metrics, adapter=variant.adapter)
+    def _variant(
+        self, name: str, variant: VariantConfig, budget: RetryBudget, inbox: Inbox | None
+    ) -> VariantClient:
+        client = VariantClient(
+            name, variant.app, budget, self._metrics, adapter=variant.adapter, inbox=inbox
+        )
         known = self._active.variants.get(name) if self._active else None
         if known is not None and (known.app, known.adapter) == (variant.app, variant.adapter):
             client.adopt(known)

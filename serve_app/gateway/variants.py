@@ -19,6 +19,8 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from serve_app.direct import Inbox
+from serve_app.direct.frames import can_carry
 from serve_app.engines.protocol import Priority
 from serve_app.errors import (
     InternalError,
@@ -54,6 +56,7 @@ class VariantClient:
         budget: Retry budget, shared by all variants of this gateway.
         metrics: Counts retries.
         adapter: LoRA adapter of the application's model; None is its base.
+        inbox: Where replicas send the pieces of streams; None takes them from Serve.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class VariantClient:
         metrics: GatewayMetrics,
         *,
         adapter: str | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.name = name
         self.app = app
@@ -73,6 +77,8 @@ class VariantClient:
         self._handle: Any = None  # Serve handles are untyped
         self._unary: Any = None
         self._stream: Any = None
+        self._push: Any = None
+        self._inbox = inbox
         self._gates = {name: asyncio.Semaphore(n) for name, n in _LESSER_AT_ONCE.items()}
         self.states: list[ModelState] = []
         self._states_until = 0.0
@@ -133,6 +139,7 @@ class VariantClient:
     def adopt(self, other: "VariantClient") -> None:
         """Take over connection and knowledge of another client to the same model and adapter."""
         self._handle, self._unary, self._stream = other._handle, other._unary, other._stream
+        self._push = other._push
         self._gates = other._gates
         self.states, self.identity = other.states, other.identity
         self._states_until = other._states_until
@@ -185,6 +192,7 @@ class VariantClient:
         fast = {"request_serialization": "pickle", "response_serialization": "pickle"}
         self._unary = handle.options(method_name="generate", **fast)
         self._stream = handle.options(method_name="stream", stream=True, **fast)
+        self._push = handle.options(method_name="push", **fast)
 
     async def _attempt(self, call: ModelCall, *, stream: bool) -> AsyncGenerator[ReplyBatch, None]:
         await self._connect()
@@ -198,6 +206,16 @@ class VariantClient:
                     raise
                 yield reply
                 return
+            inbox = self._inbox
+            if inbox is not None and inbox.usable and can_carry(call.request):
+                began = False
+                async with aclosing(self._pushed(call, inbox)) as batches:
+                    async for batch in batches:
+                        began = True
+                        yield batch
+                if began:
+                    return
+                inbox.avoid()
             response = self._stream.remote(call)
             finished = False
             try:
@@ -226,6 +244,38 @@ class VariantClient:
                 raise cause from error
             logger.exception("replica raised", extra={"request_id": call.request.request_id})
             raise InternalError("the model replica failed on this request") from error
+
+    async def _pushed(self, call: ModelCall, inbox: Inbox) -> AsyncGenerator[ReplyBatch, None]:
+        """Yield the reply's pieces as they come in; nothing if the replica cannot send them."""
+        try:
+            incoming = await inbox.expect()
+        except OSError:
+            logger.exception("no socket for streams")
+            return
+        response = self._push.remote(call, incoming.reply_to)
+        result = asyncio.ensure_future(_result(response))
+        finished = False
+        try:
+            async with aclosing(incoming.batches(result)) as batches:
+                async for batch in batches:
+                    yield batch
+            finished = True
+        finally:
+            incoming.close()
+            if not finished and not result.done():
+                response.cancel()
+                result.cancel()
+            result.add_done_callback(_retrieve)
+
+
+async def _result(response: Any) -> bool:
+    return bool(await response)
+
+
+def _retrieve(result: asyncio.Future[bool]) -> None:
+    # The answer is complete by now; what the call raises after it concerns nobody.
+    if not result.cancelled():
+        result.exception()
 
 
 def _as_seen(state: ModelState, adapter: str | None) -> ModelState:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ray import serve
 
+from serve_app.direct import Outlet, ReplyTo, Unreachable
 from serve_app.engines.protocol import EngineStats, GenerationChunk, GenerationRequest, Message
 from serve_app.errors import EngineFailed, ModelNotReady, RequestError
 from serve_app.model.autoscaling import ServiceClock
@@ -51,6 +52,7 @@ class ModelReplica:
         self._metrics = ModelMetrics()
         self._tracing = Tracing("carril-model", self._replica, self._metrics.traces)
         self._keeper = ModelKeeper(self._app, self._replica, self._metrics)
+        self._outlet = Outlet()
         self._flights: FlightTable[ReplyBatch] = FlightTable(linger_s=_LINGER_S)
         self._clock = ServiceClock()
         self._calls = 0
@@ -79,6 +81,23 @@ class ModelReplica:
         async with aclosing(self._batches(call)) as batches:
             async for batch in batches:
                 yield batch
+
+    async def push(self, call: ModelCall, reply_to: ReplyTo) -> bool:
+        """Answer a call piece by piece, over a socket to its gateway.
+
+        Returns:
+            Whether everything was sent; False if the gateway cannot be reached, before anything
+            was computed.
+        """
+        try:
+            sender = await self._outlet.connect(reply_to)
+        except Unreachable as error:
+            logger.warning("gateway is out of reach: %s", error)
+            return False
+        async with aclosing(self._batches(call)) as batches:
+            async for batch in batches:
+                await sender.send(batch)
+        return True
 
     async def state(self) -> ModelState:
         """Describe the replica for `/readyz`."""
