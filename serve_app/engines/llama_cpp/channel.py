@@ -1,6 +1,9 @@
-"""From the engine thread to the event loops that wait for answers, one wake-up per step."""
+"""From the engine thread to the event loops that wait for answers, with few wake-ups."""
 
 import asyncio
+import math
+import time
+import weakref
 from collections import deque
 from collections.abc import Sequence as Items
 from dataclasses import replace
@@ -12,27 +15,18 @@ Item = GenerationChunk | CarrilError
 
 
 class Channel:
-    """The way of one answer to its reader; made and read on the reader's event loop.
+    """The way of one answer to its reader; made and read on the reader's event loop."""
 
-    The first chunk and the last go through at once. Between them, chunks that follow closely are
-    put together: each costs every process on its way to the client a wake-up, and nobody reads
-    hundreds of pieces a second.
-
-    Args:
-        pause_s: Least time between two chunks but the first and the last.
-    """
-
-    def __init__(self, pause_s: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._items: deque[Item] = deque()
         self._ready = asyncio.Event()
-        self._pause_s = pause_s
-        self._free_at = 0.0
-        """When the next chunk may go, on the event loop's clock."""
-        self._timer: asyncio.TimerHandle | None = None
 
     async def get(self) -> Item:
-        """Wait for the next chunk, or the error that ends the answer."""
+        """Wait for the next chunk, or the error that ends the answer.
+
+        Chunks that have come together are put together.
+        """
         await self._ready.wait()
         item = self._items.popleft()
         if isinstance(item, GenerationChunk):
@@ -42,22 +36,12 @@ class Channel:
             item = merged(item, more)
         if not self._items:
             self._ready.clear()
-        self._free_at = self.loop.time() + self._pause_s
         return item
 
     def deliver(self, item: Item) -> None:
         """Add an item. Called on the reader's event loop only."""
         self._items.append(item)
-        is_last = not isinstance(item, GenerationChunk) or item.finish_reason is not None
-        if is_last or self.loop.time() >= self._free_at:
-            self._ready.set()
-        elif self._timer is None:
-            self._timer = self.loop.call_at(self._free_at, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        if self._items:
-            self._ready.set()
+        self._ready.set()
 
 
 def merged(first: GenerationChunk, more: Items[GenerationChunk]) -> GenerationChunk:
@@ -75,17 +59,38 @@ def merged(first: GenerationChunk, more: Items[GenerationChunk]) -> GenerationCh
 
 
 class Outbox:
-    """Collects what a step produced and hands it over, one call per event loop."""
+    """Collects what steps produce and hands it over, one call per event loop.
 
-    def __init__(self) -> None:
+    An answer's first chunk and its last go at once, and take along whatever else has gathered.
+    Between them everything waits for the end of a pause: each hand-over wakes every process on the
+    way to the client, and nobody reads hundreds of pieces a second. Only for the engine thread.
+
+    Args:
+        pause_s: Seconds between two hand-overs, at least, unless something is urgent.
+    """
+
+    def __init__(self, pause_s: float = 0.0) -> None:
         self._by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Channel, Item]]] = {}
+        self._begun: weakref.WeakSet[Channel] = weakref.WeakSet()
+        self._pause_s = pause_s
+        self._flushed_at = -math.inf
+        self._urgent = False
 
     def put(self, channel: Channel, item: Item) -> None:
         """Queue an item for a channel."""
         self._by_loop.setdefault(channel.loop, []).append((channel, item))
+        if not isinstance(item, GenerationChunk) or item.finish_reason is not None:
+            self._urgent = True
+        elif channel not in self._begun:
+            self._begun.add(channel)
+            self._urgent = True
 
     def flush(self) -> list[Channel]:
-        """Deliver everything queued; return the channels whose event loop is gone."""
+        """Deliver what is queued, if it is time; return the channels whose event loop is gone."""
+        now = time.monotonic()
+        if not self._urgent and now - self._flushed_at < self._pause_s:
+            return []
+        self._flushed_at, self._urgent = now, False
         lost: list[Channel] = []
         for loop, letters in self._by_loop.items():
             try:

@@ -56,7 +56,10 @@ class Lookup:
             self.rate += (_FIRST_RATE - self.rate) / 2 if self.rate < _FIRST_RATE else 0.0
 
     def propose(self, n: int) -> tuple[int, ...]:
-        """Return at most `n` tokens that may come next; the latest occurrence counts."""
+        """Return at most `n` tokens that may come next; the latest occurrence counts.
+
+        Finding nothing lowers the rate.
+        """
         known = self._tokens[: self._n]
         for length in range(_LONGEST, _SHORTEST - 1, -1):
             if self._n <= length:
@@ -65,6 +68,7 @@ class Lookup:
             if at is not None:
                 begin = at + length
                 return tuple(int(token) for token in known[begin : begin + n])
+        self.rate *= 1 - _WEIGHT  # an answer that repeats nothing is not worth the search
         return ()
 
     def record(self, n_proposed: int, n_right: int) -> None:

@@ -164,6 +164,7 @@ class LlamaCppEngine:
                     n_ctx=config.n_ctx,
                     n_kept=kept_sequences(config),
                     on_done=self._done,
+                    pause_s=config.stream_interval_ms / 1000,
                     tricks=Tricks(
                         packing=options.packing,
                         prompt_lookup=options.prompt_lookup,
@@ -314,7 +315,7 @@ class LlamaCppEngine:
             tokens,
             echo_text=text,
             grammar=grammar,
-            channel=Channel(self._config.stream_interval_ms / 1000),
+            channel=Channel(),
             n_ctx=self._config.n_ctx,
         )
         if job.wants_prompt_logprobs:

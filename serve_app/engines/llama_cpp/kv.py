@@ -119,7 +119,8 @@ class KvPool:
         self._n_free -= n_tokens
         self._cells[seq_id, start : start + n_tokens] = cells
         self._references[cells] = 1
-        self._activate(cells)
+        self._active_references[cells] = 1  # nobody had them before
+        self._n_active += n_tokens
         self._lengths[seq_id] = start + n_tokens
 
     def cut(self, seq_id: int, n_tokens: int) -> None:

@@ -5,6 +5,7 @@ Everything else talks to it through a queue of commands, and reads its counters.
 
 import logging
 import queue
+import sys
 import threading
 import time
 from typing import Literal, NamedTuple
@@ -15,6 +16,7 @@ from serve_app.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
 
+_SWITCH_S = 0.0005
 _IDLE_S = 0.2
 """Longest sleep without work; the heartbeat beats at least that often."""
 
@@ -51,6 +53,9 @@ class EngineLoop:
 
     def start(self) -> None:
         """Start the thread."""
+        # The thread comes back from each step to ask for the interpreter; by default whoever has it
+        # may keep it for 5 ms, which is longer than a small model's step.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._thread.start()
 
     def send(self, command: Command) -> None:

@@ -62,6 +62,7 @@ class Stepper:
         n_kept: Finished sequences kept for their prefixes.
         on_done: Called once per job that has left.
         tricks: What batches may do beside the plain thing.
+        pause_s: Seconds between two hand-overs of streamed text, at least.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Stepper:
         n_kept: int,
         on_done: Callable[[Job], None],
         tricks: Tricks = ALL_TRICKS,
+        pause_s: float = 0.0,
     ) -> None:
         self.counters = Counters()
         self.context = context
@@ -94,7 +96,7 @@ class Stepper:
         self._vocabulary = vocabulary
         self._n_ctx = n_ctx
         self._on_done = on_done
-        self._outbox = Outbox()
+        self._outbox = Outbox(pause_s)
         self._n_failed_steps = 0
         self._judged_at = 0.0
 

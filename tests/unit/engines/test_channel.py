@@ -1,12 +1,11 @@
 """Pieces of an answer on their way to a reader."""
 
 import asyncio
+import time
 
 from serve_app.engines.llama_cpp.channel import Channel, Outbox
 from serve_app.engines.protocol import GenerationChunk, TokenLogprob, Usage
 from serve_app.errors import EngineFailed
-
-PAUSE_S = 0.05
 
 
 def piece(text, n, reason=None):
@@ -15,48 +14,71 @@ def piece(text, n, reason=None):
     return GenerationChunk(text=text, usage=usage, logprobs=(entry,), finish_reason=reason)
 
 
+async def get(channel):
+    return await asyncio.wait_for(channel.get(), 1)
+
+
 async def test_the_first_piece_and_the_last_never_wait():
-    channel = Channel(pause_s=60)
-    channel.deliver(piece("a", 1))
-    assert (await asyncio.wait_for(channel.get(), 1)).text == "a"
-    channel.deliver(piece("b", 2))
-    channel.deliver(piece("c", 3, "stop"))
-    last = await asyncio.wait_for(channel.get(), 1)
+    channel, outbox = Channel(), Outbox(pause_s=60)
+    outbox.put(channel, piece("a", 1))
+    outbox.flush()
+    assert (await get(channel)).text == "a"
+    outbox.put(channel, piece("b", 2))
+    outbox.flush()
+    outbox.put(channel, piece("c", 3, "stop"))
+    outbox.flush()
+    last = await get(channel)
     assert (last.text, last.finish_reason, last.usage.completion_tokens) == ("bc", "stop", 3)
     assert [entry.token for entry in last.logprobs] == ["b", "c"]
 
 
-async def test_pieces_that_follow_closely_come_together_after_the_pause():
-    loop = asyncio.get_running_loop()
-    channel = Channel(PAUSE_S)
-    channel.deliver(piece("a", 1))
-    await channel.get()
-    started = loop.time()
-    for n, text in enumerate("bcd", start=2):
-        channel.deliver(piece(text, n))
-    assert (await channel.get()).text == "bcd"
-    assert loop.time() - started >= 0.9 * PAUSE_S
+async def test_pieces_between_them_wait_for_the_pause_and_come_together():
+    channel, outbox = Channel(), Outbox(pause_s=0.05)
+    outbox.put(channel, piece("a", 1))
+    outbox.flush()
+    started = time.monotonic()
+    assert (await get(channel)).text == "a"
+    n = 1
+    while time.monotonic() - started < 0.06:
+        n += 1
+        outbox.put(channel, piece("b", n))
+        outbox.flush()
+        await asyncio.sleep(0.002)
+    text = (await get(channel)).text
+    assert text == "b" * len(text)
+    assert len(text) > 3
 
 
-async def test_pieces_far_apart_go_through_at_once():
-    loop = asyncio.get_running_loop()
-    channel = Channel(PAUSE_S)
-    for text in "abc":
-        started = loop.time()
-        channel.deliver(piece(text, 1))
-        assert (await channel.get()).text == text
-        assert loop.time() - started < 0.5 * PAUSE_S
-        await asyncio.sleep(1.2 * PAUSE_S)
+async def test_what_is_urgent_takes_the_others_along():
+    old, new, outbox = Channel(), Channel(), Outbox(pause_s=60)
+    outbox.put(old, piece("a", 1))
+    outbox.flush()
+    assert (await get(old)).text == "a"
+    outbox.put(old, piece("b", 2))
+    outbox.put(new, piece("x", 1))
+    outbox.flush()
+    assert (await get(new)).text == "x"
+    assert (await get(old)).text == "b"
+
+
+async def test_without_a_pause_every_step_is_handed_over():
+    channel, outbox = Channel(), Outbox()
+    for n, text in enumerate("abc", start=1):
+        outbox.put(channel, piece(text, n))
+        outbox.flush()
+        assert (await get(channel)).text == text
 
 
 async def test_an_error_comes_at_once_but_after_what_was_said_before_it():
-    channel = Channel(pause_s=60)
-    channel.deliver(piece("a", 1))
-    await channel.get()
-    channel.deliver(piece("b", 2))
-    channel.deliver(EngineFailed("boom"))
-    assert (await asyncio.wait_for(channel.get(), 1)).text == "b"
-    assert isinstance(await asyncio.wait_for(channel.get(), 1), EngineFailed)
+    channel, outbox = Channel(), Outbox(pause_s=60)
+    outbox.put(channel, piece("a", 1))
+    outbox.flush()
+    await get(channel)
+    outbox.put(channel, piece("b", 2))
+    outbox.put(channel, EngineFailed("boom"))
+    outbox.flush()
+    assert (await get(channel)).text == "b"
+    assert isinstance(await get(channel), EngineFailed)
 
 
 async def test_a_channel_of_a_closed_loop_is_reported():
