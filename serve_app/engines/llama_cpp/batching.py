@@ -15,10 +15,15 @@ _TARGET_S = 0.15
 """Longest step to aim at while answers run: their next token waits for it."""
 _TARGET_ALONE_S = 0.35
 """The same while only prompts are computed: a cancelled request leaves after the step."""
+_LONGEST_S = 0.6
+"""Longest step to accept for the sake of a whole tile."""
 _FIRST_ROWS = 64
 _MIN_ROWS = 16
 _BLOCK, _LARGE_BLOCK = 4, 16
 """Rows that matrix kernels take at once."""
+_TILE = 64
+"""Rows from which llama.cpp computes attention in tiles. Measured with 1.2B parameters and 600
+tokens of context on two cores: 48 rows take 476 ms, 64 rows 518 ms."""
 MAX_SPARE_ROWS = 16
 
 
@@ -77,9 +82,15 @@ def prompt_rows(costs: RowCosts, n_decode_rows: int, *, max_rows: int, blocks: b
     row_s = costs.prompt_row_s
     if row_s is None:
         return min(_FIRST_ROWS, max_rows)
-    left_s = _TARGET_S if n_decode_rows else _TARGET_ALONE_S
-    left_s -= costs.decode_s(n_decode_rows) or 0.0
+    decode_s = costs.decode_s(n_decode_rows) or 0.0
+    left_s = (_TARGET_S if n_decode_rows else _TARGET_ALONE_S) - decode_s
     rows = max(_MIN_ROWS, int(left_s / row_s))
     if blocks:
-        rows -= (n_decode_rows + rows) % (_LARGE_BLOCK if rows > _LARGE_BLOCK else _BLOCK)
+        total = n_decode_rows + rows
+        if total >= _TILE:
+            rows -= total % _TILE
+        elif decode_s + (_TILE - n_decode_rows) * row_s <= _LONGEST_S and n_decode_rows < _TILE:
+            rows = _TILE - n_decode_rows
+        else:
+            rows -= total % (_LARGE_BLOCK if rows > _LARGE_BLOCK else _BLOCK)
     return max(1, min(rows, max_rows))
