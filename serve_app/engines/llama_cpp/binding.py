@@ -44,10 +44,10 @@ def library() -> Any:  # a module of ctypes functions, which has no types
     # libgomp reads these once, when it is loaded. By default its threads spin at every barrier, of
     # which a decode has hundreds; with more threads than free CPUs (a second variant, Ray's own
     # processes) each spin then lasts until the scheduler's next turn. Measured on 2 busy cores:
-    # 28-88 ms per step of a 3M model spinning, 1.4 ms passive. Some 10 us of spinning are worth
+    # 28-88 ms per step of a 3M model spinning, 1.4 ms passive. Some 50 us of spinning are worth
     # while, though: 31 instead of 35 ms per step of a 1.2B model. An operator's own values stand.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         import llama_cpp
     except ImportError as error:

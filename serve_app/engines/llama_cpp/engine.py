@@ -174,8 +174,8 @@ class LlamaCppEngine:
                 for name, context in contexts.items()
             }
         )
-        self._warm_up()
         self._loop = EngineLoop(self._lanes)
+        self._loop.start(self._warm_up)
         self._info = EngineInfo(
             engine="llama_cpp",
             version=SUPPORTED_VERSION,
@@ -195,7 +195,6 @@ class LlamaCppEngine:
                 **self._warm_start.details,
             },
         )
-        self._loop.start()
 
     @property
     def info(self) -> EngineInfo:

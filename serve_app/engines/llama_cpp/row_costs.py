@@ -8,8 +8,9 @@ calibration at load fills a table, and every later step corrects it.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
-_WEIGHT = 0.1
-"""Weight of the newest measurement in the moving averages."""
+_WEIGHT, _WEIGHT_DOWN = 0.1, 0.5
+"""Weight of the newest measurement in the moving averages; one that is faster than known counts
+more, because other work on the machine can only make a step slower."""
 _OUTLIER = 3.0
 """A step this many times slower than known says something about the machine, not about rows; it is
 counted as this slow at most."""
@@ -74,7 +75,8 @@ class RowCosts:
             self._decode[n_rows] = seconds
             self._known = sorted(self._decode)
         else:
-            self._decode[n_rows] = known + _WEIGHT * (min(seconds, _OUTLIER * known) - known)
+            weight = _WEIGHT if seconds > known else _WEIGHT_DOWN
+            self._decode[n_rows] = known + weight * (min(seconds, _OUTLIER * known) - known)
 
 
 def calibrate(
@@ -95,9 +97,14 @@ def calibrate(
         rows: Sizes to try.
     """
     left_s = budget_s - step(1)  # the first step of all also faults the weights in
-    for n_rows in rows:
-        if n_rows > max_rows or left_s <= 0:
-            continue
-        seconds = [step(n_rows), step(n_rows)]
-        costs.record(n_rows, n_rows, min(seconds))
-        left_s -= sum(seconds)
+    best: dict[int, float] = {}
+    # Two rounds: what disturbs the machine for a moment shall not spoil both tries of a size.
+    for _ in range(2):
+        for n_rows in rows:
+            if n_rows > max_rows or left_s <= 0:
+                continue
+            seconds = step(n_rows)
+            left_s -= seconds
+            best[n_rows] = min(seconds, best.get(n_rows, seconds))
+    for n_rows, seconds in best.items():
+        costs.record(n_rows, n_rows, seconds)

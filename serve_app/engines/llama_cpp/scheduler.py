@@ -13,6 +13,8 @@ from serve_app.engines.llama_cpp.row_costs import RowCosts
 from serve_app.engines.llama_cpp.seats import Seats
 from serve_app.engines.llama_cpp.sharing import Sharing
 
+_PLAIN_EVERY = 32
+"""One of so many batches has everybody's rows, and no others."""
 _MAX_GUESS = 8
 """Tokens guessed for one answer in one step."""
 
@@ -88,13 +90,15 @@ class Scheduler:
         self._sharing.resume(self.running)
         decoding = [job for job in self.running if job.is_decoding and job.leader is None]
         others = [job for job in self.running if not job.is_decoding and job.leader is None]
-        if self._tricks.packing and not others and len(decoding) > 1:
+        # Now and then the plain step, so that what it costs stays known, too.
+        packs = self._tricks.packing and self._n_plans % _PLAIN_EVERY
+        if packs and not others and len(decoding) > 1:
             decoding.sort(key=lambda job: job.planned_at)
             decoding = decoding[: batching.group(self._costs, [job.n_pending for job in decoding])]
         parts = self._decode(decoding)
         if others:
             parts += self._prefill(others, parts)
-        elif parts:
+        elif parts and self._n_plans % _PLAIN_EVERY:
             parts = self._fill(parts)
         parts = self._fit(parts)
         for part in parts:

@@ -31,7 +31,7 @@ _MAX_FAILED_STEPS = 8
 _JUDGE_S = 0.1
 """Pause between two looks for requests that cannot meet their deadline."""
 _NO_KV = 1
-_CALIBRATION_S = 2.0
+_CALIBRATION_S = 3.0
 """Time at load for learning what batches cost."""
 
 
@@ -106,7 +106,7 @@ class Stepper:
         return not self.scheduler.running and not self.scheduler.waiting
 
     def calibrate(self) -> None:
-        """Learn what batches cost. Call it before the first job; it takes some two seconds."""
+        """Learn what batches cost. Call it before the first job; it takes some three seconds."""
         calibrate(
             self.costs,
             self._time_step,

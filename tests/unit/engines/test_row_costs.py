@@ -48,6 +48,13 @@ def test_prompt_rows_are_told_apart_from_the_answers_beside_them():
     assert costs.decode_s(4) == 0.1
 
 
+def test_a_size_that_was_measured_badly_is_soon_known_better():
+    costs = learned({1: 0.064, 2: 0.045})
+    for _ in range(4):
+        costs.record(1, 1, 0.028)
+    assert costs.decode_s(1) < 0.031
+
+
 @given(st.dictionaries(st.integers(1, 64), st.floats(1e-4, 10), min_size=1), st.integers(1, 512))
 def test_an_estimate_is_never_negative_nor_absurd(table, rows):
     costs = learned(table)
@@ -63,13 +70,14 @@ def test_calibration_ends_with_its_time_and_never_goes_beyond_the_batch():
         tried.append(n_rows)
         return 0.1 * n_rows
 
-    calibrate(costs, step, max_rows=8, budget_s=2.0, rows=(1, 16, 4, 8, 2))
-    assert tried == [1, 1, 1, 4, 4, 8, 8]
+    calibrate(costs, step, max_rows=8, budget_s=1.5, rows=(1, 16, 4, 8, 2))
+    assert tried == [1, 1, 4, 8, 2]
     assert costs.decode_s(8) == pytest.approx(0.8)
 
 
 def test_calibration_takes_the_better_of_two_tries():
     costs = RowCosts()
-    times = iter([9.0, 0.5, 0.1])
-    calibrate(costs, lambda _rows: next(times), max_rows=8, budget_s=20.0, rows=(2,))
+    times = iter([9.0, 0.5, 0.3, 0.1, 0.4])
+    calibrate(costs, lambda _rows: next(times), max_rows=8, budget_s=20.0, rows=(2, 4))
     assert costs.decode_s(2) == pytest.approx(0.1)
+    assert costs.decode_s(4) == pytest.approx(0.3)
