@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -91,12 +92,14 @@ def test_bad_model_configuration_leaves_the_old_model_serving(
     for fault, reason in faults:
         cluster.deploy_unchecked(candidate=fault)
 
-        def refused(reason: str = reason) -> bool:
-            [replica] = cluster.readyz()["variants"]["candidate"]["replicas"]
+        state: dict[str, Any] = {}
+
+        def refused(reason: str = reason, state: dict[str, Any] = state) -> bool:
+            state.update(cluster.readyz())  # of one gateway; the other may hear of it later
+            [replica] = state["variants"]["candidate"]["replicas"]
             return reason in (replica["error"] or "")
 
         wait_until(refused, f"readyz says {reason!r}")
-        state = cluster.readyz()
         assert state["status"] == "degraded"
         [replica] = state["variants"]["candidate"]["replicas"]
         assert replica["state"] == "ready"

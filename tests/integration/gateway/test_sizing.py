@@ -66,6 +66,7 @@ async def test_simulated_times_are_those_of_an_engine() -> None:
     assert np.quantile(simulated, 0.95) > 2 * N_TOKENS * token_s
 
 
+@pytest.mark.slow  # compares seconds, so it needs a machine that does nothing else
 @pytest.mark.timeout(120)
 async def test_simulated_times_are_those_of_a_cluster(cluster: Cluster) -> None:
     echo = {"token_s": TOKEN_S, "n_tokens": N_TOKENS + 1}  # the first token takes no time
