@@ -85,9 +85,11 @@ def test_stream_is_the_same_as_the_answer_and_counts_tokens(server: Server) -> N
     )
     whole = _ask(client, QUESTIONS[1])
     chunks = list(_ask(client, QUESTIONS[1], stream=True, stream_options={"include_usage": True}))
-    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    assert text == whole.choices[0].message.content
-    assert len(chunks) > 5
+    pieces = [
+        c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content
+    ]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert len(pieces) >= 2  # the first at once, what follows within a moment together
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
