@@ -21,7 +21,8 @@ from tests.benchmarks.spread import spread
 
 SECONDS = float(os.environ.get("CARRIL_BENCH_SECONDS", "4"))
 EVENTS_PER_S = 2_000
-CLIENTS = 4
+CLIENTS = (1, 4)
+"""One leaves the CPUs time to breathe; four take all of them where there are two."""
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +34,45 @@ def cluster() -> Iterator[BenchCluster]:
 @pytest.mark.timeout(900)
 def test_ingest_latency(cluster: BenchCluster) -> None:
     run = report.start("ingest_latency")
+    absolutes = {}
+    for clients in CLIENTS:
+        absolutes |= compare(cluster, clients)
+    run.publish(
+        ratios={},
+        absolutes=absolutes,
+        notes={"clients": str(CLIENTS), "events_per_s": EVENTS_PER_S, "seconds_per_round": SECONDS},
+    )
+
+
+def compare(cluster: BenchCluster, clients: int) -> dict[str, Any]:
+    """Return the figures with and without ingest of so many clients in a closed loop."""
     for target in (PLAIN, ENROLLED):
-        load(cluster.url, target, clients=CLIENTS, seconds=2, name="warm")
+        load(cluster.url, target, clients=clients, seconds=2, name=f"warm-{clients}")
     off: list[dict[str, Any]] = []
     on: list[dict[str, Any]] = []
     for number in range(report.rounds(5)):
         for recorded in (False, True) if number % 2 == 0 else (True, False):
             if recorded:
                 with ingest(cluster):
-                    on.append(_load(cluster, recorded=True, number=number))
+                    on.append(_load(cluster, clients, recorded=True, number=number))
             else:
-                off.append(_load(cluster, recorded=False, number=number))
-    absolutes = {}
+                off.append(_load(cluster, clients, recorded=False, number=number))
+    figures = {}
     for figure in ("p50_ms", "p99_ms"):
-        absolutes[f"ingest_off_{figure}"] = spread((one[figure] for one in off), "ms")
-        absolutes[f"ingest_on_{figure}"] = spread((one[figure] for one in on), "ms")
-        absolutes[f"ingest_added_{figure}"] = spread(
+        name = f"c{clients}_{figure}"
+        figures[f"ingest_off_{name}"] = spread((one[figure] for one in off), "ms")
+        figures[f"ingest_on_{name}"] = spread((one[figure] for one in on), "ms")
+        figures[f"ingest_added_{name}"] = spread(
             (with_[figure] - without[figure] for with_, without in zip(on, off, strict=True)), "ms"
         )
-    run.publish(
-        ratios={},
-        absolutes=absolutes,
-        notes={"clients": CLIENTS, "events_per_s": EVENTS_PER_S, "seconds_per_round": SECONDS},
-    )
+    return figures
 
 
-def _load(cluster: BenchCluster, *, recorded: bool, number: int) -> dict[str, Any]:
+def _load(cluster: BenchCluster, clients: int, *, recorded: bool, number: int) -> dict[str, Any]:
     target = ENROLLED if recorded else PLAIN
-    return load(cluster.url, target, clients=CLIENTS, seconds=SECONDS, name=f"ingest-{number}")
+    return load(
+        cluster.url, target, clients=clients, seconds=SECONDS, name=f"ingest-{clients}-{number}"
+    )
 
 
 @contextmanager
