@@ -28,6 +28,7 @@ from serve_app.engines.protocol import (
 from serve_app.engines.schema import compile_schema
 from serve_app.engines.vllm import binding
 from serve_app.engines.vllm.answers import AnswerStream
+from serve_app.engines.vllm.binding import library
 from serve_app.engines.vllm.folder import HfFolder, read_folder
 from serve_app.engines.vllm.progress import Progress
 from serve_app.engines.vllm.vocabulary import HfVocabulary
@@ -61,7 +62,7 @@ def load(
         ConfigError: If vLLM is missing, or the configuration does not fit the model.
         ModelFileError: If the folder or its chat template cannot be used.
     """
-    binding.library()
+    library()
     described = read_folder(folder)
     if profile and profile.answer_schema:
         try:
@@ -120,7 +121,7 @@ class VllmEngine:
         options = config.vllm
         self._info = EngineInfo(
             engine="vllm",
-            version=binding.library().version,
+            version=library().version,
             model_name=folder.name,
             n_ctx=config.n_ctx,
             n_slots=config.n_slots,
@@ -131,7 +132,7 @@ class VllmEngine:
                 "dtype": options.dtype,
                 "quantization": options.quantization or "as in config.json",
                 "tensor_parallel_size": str(options.tensor_parallel_size),
-                "device": "cpu" if binding.library().is_cpu else "gpu",
+                "device": "cpu" if library().is_cpu else "gpu",
                 "kv_tokens": str(progress.kv_tokens_capacity),
             },
         )

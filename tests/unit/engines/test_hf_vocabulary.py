@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from serve_app.config import parse_model_config
 from serve_app.engines.vllm import binding
+from serve_app.engines.vllm.binding import library
 from serve_app.engines.vllm.folder import HfFolder, read_folder
 from serve_app.engines.vllm.vocabulary import HfVocabulary, byte_of_character
 from serve_app.errors import ConfigError, ModelFileError
@@ -179,10 +180,10 @@ def test_another_version_of_vllm_is_refused_with_the_command_to_mend_it() -> Non
 def test_without_vllm_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match="make vllm"):
-        binding.library.__wrapped__()
+        library.__wrapped__()
 
 
 def test_vllm_without_a_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(__version__="dev"))
     with pytest.raises(ConfigError, match="dev"):
-        binding.library.__wrapped__()
+        library.__wrapped__()
