@@ -7,17 +7,21 @@ llama.cpp does not say what a grammar allows next, so it is asked with one-chara
 single one passes, that character is forced. This takes some microseconds per character, so the
 outcome is kept under the answer's *path*: its bytes so far, without the insides of free strings.
 Two answers with the same path go on in the same ways, because what follows a string does not depend
-on what is in it; our grammars come from JSON schemas only (`schema.gbnf`).
+on what is in it. That holds for all schemas but those with `schema.lookalikes`: there nothing is
+forced behind an answer's first free string.
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 
-_FREE_AT = 32
-"""Characters allowed at the inside of a free string, at least; nowhere else are there so many."""
+_FREE_AT = 94
+"""Printable characters allowed inside a free string, at least: all but perhaps the quote. Property
+names cannot begin in so many ways (`schema.limits.MAX_PROPERTIES`), and whether the values of an
+enum do makes no difference to what follows them."""
 _MAX_BYTES = 512
 """Longest forced text that is looked for at once."""
 _MAX_SPOTS = 4096
@@ -99,9 +103,11 @@ class Spots:
 
     Args:
         index: Tokens of the model.
+        lookalikes: Whether what is in a string may decide what follows it.
     """
 
-    def __init__(self, index: TokenIndex) -> None:
+    def __init__(self, index: TokenIndex, *, lookalikes: bool = False) -> None:
+        self.lookalikes = lookalikes
         self._index = index
         self._known: dict[bytes, Spot] = {}
 
@@ -118,7 +124,7 @@ class Spots:
         """
         text = bytearray()
         allowed = walk.allowed_of(self._index.probes)
-        is_free = len(allowed) >= _FREE_AT
+        is_free = sum(token in self._index.byte_of for token in allowed) >= _FREE_AT
         while len(allowed) == 1 and len(text) < _MAX_BYTES:
             byte = self._index.byte_of.get(allowed[0])
             if byte is None:  # the end, or a character that is not ASCII
@@ -134,12 +140,17 @@ class Spots:
 
 
 class Path:
-    """The bytes of one answer, without the insides of free strings."""
+    """The bytes of one answer, without the insides of free strings; only their hash is kept."""
 
     def __init__(self) -> None:
-        self.value = b""
+        self._hash = hashlib.blake2b(digest_size=16)
         self._in_string = False
         self._escaped = False
+
+    @property
+    def value(self) -> bytes:
+        """A hash of the path so far."""
+        return self._hash.digest()
 
     @property
     def in_string(self) -> bool:
@@ -159,7 +170,7 @@ class Path:
                 return
             self._in_string = False
             data = data[end:]
-        self.value += data
+        self._hash.update(data)
 
     def _closing_quote(self, data: bytes) -> int | None:
         if not self._escaped and b"\\" not in data:

@@ -1,6 +1,7 @@
 """Grammars at decode time: one token is checked, and only if it fails the whole vocabulary is."""
 
 import ctypes
+import logging
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from serve_app.engines.llama_cpp.forced import Path, Spots, TokenIndex
 from serve_app.engines.llama_cpp.text import is_utf8_start, unfinished_tail
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.errors import InvalidSchema
+
+logger = logging.getLogger(__name__)
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """numpy's view of `llama_token_data`."""
@@ -28,17 +31,24 @@ class Grammar:
         vocabulary: The model's tokens.
         vocab_handle: The `llama_vocab` pointer.
         index: The same tokens by their bytes; None where forced text is not asked for.
+        lookalikes: What `schema.lookalikes` says of the schema.
 
     Raises:
         InvalidSchema: If llama.cpp does not accept it.
     """
 
     def __init__(
-        self, gbnf: str, vocabulary: Vocabulary, vocab_handle: Any, index: TokenIndex | None = None
+        self,
+        gbnf: str,
+        vocabulary: Vocabulary,
+        vocab_handle: Any,
+        index: TokenIndex | None = None,
+        *,
+        lookalikes: bool = False,
     ) -> None:
         self._lib = library()
         self._vocabulary = vocabulary
-        self._spots = Spots(index) if index is not None else None
+        self._spots = Spots(index, lookalikes=lookalikes) if index is not None else None
         self._sampler = self._lib.llama_sampler_init_grammar(vocab_handle, gbnf.encode(), b"root")
         if not self._sampler:
             # NOTE: a NULL sampler in a chain is a segmentation fault, so it must get no further.
@@ -91,6 +101,18 @@ class GrammarWalk:
         if self._spots is not None:
             self._path.add(self._pieces[token])
 
+    def force(self, token: int) -> bool:
+        """Step over a token of `forced`, or tell that it does not fit; then nothing more is forced.
+
+        What is remembered of one answer is offered to the next one's state like any other token.
+        """
+        if not self.allows(token):
+            logger.error("forced token %s is refused by the grammar", token)
+            self._spots = None
+            return False
+        self.accept(token)
+        return True
+
     @property
     def forced(self) -> tuple[int, ...]:
         """Tokens that must come next, as far as that is certain; often none."""
@@ -103,7 +125,9 @@ class GrammarWalk:
                 spot = self._spots.explore(self._path.value, copy)
             finally:
                 copy.close()
-        if spot.is_free:
+        if spot.is_free and self._spots.lookalikes:
+            self._spots = None
+        elif spot.is_free:
             self._path.enter_string()
         return spot.tokens
 

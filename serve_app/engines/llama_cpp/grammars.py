@@ -9,7 +9,7 @@ from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.grammar_checker import GrammarChecker
 from serve_app.engines.llama_cpp.model import Model
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
-from serve_app.engines.schema import compile_schema
+from serve_app.engines.schema import compile_schema, lookalikes
 from serve_app.errors import InvalidSchema
 
 _MAX_ENTRIES = 64
@@ -58,7 +58,13 @@ class GrammarStore:
         try:
             gbnf = compile_schema(schema)
             self._checker.check(gbnf)
-            grammar = Grammar(gbnf, self._vocabulary, self._model.vocab, self._index)
+            grammar = Grammar(
+                gbnf,
+                self._vocabulary,
+                self._model.vocab,
+                self._index,
+                lookalikes=lookalikes(schema),
+            )
         except InvalidSchema as error:
             self._remember(schema, error.message)
             raise

@@ -100,12 +100,13 @@ class TokenSampler:
         """Whether the grammar says that the answer ends here."""
         return self.grammar is not None and self.grammar.complete
 
-    def feed(self, token: int) -> None:
-        """Take over a token that was forced."""
-        if self.grammar is not None:
-            self.grammar.accept(token)
+    def feed(self, token: int) -> bool:
+        """Take over a token that was forced; False if the grammar refuses it after all."""
+        if self.grammar is not None and not self.grammar.force(token):
+            return False
         if self._penalised:
             self._lib.llama_sampler_accept(self._chain, token)
+        return True
 
     def close(self) -> None:
         """Free the C objects. Idempotent."""

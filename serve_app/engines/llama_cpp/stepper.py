@@ -296,7 +296,6 @@ class Stepper:
         while reason is None:
             forced = sampler.forced
             if forced:
-                self.counters.forced_tokens += len(forced)
                 reason = self._extend(job, forced)
                 continue
             new = job.tokens[start:]
@@ -318,7 +317,9 @@ class Stepper:
     def _extend(self, job: Job, tokens: tuple[int, ...]) -> FinishReason | None:
         sampler = self._sampler_of(job)
         for token in tokens[: job.max_length - len(job.tokens)]:
-            sampler.feed(token)
+            if not sampler.feed(token):
+                break
+            self.counters.forced_tokens += 1
             reason = self._append(job, token, None)
             if reason is not None:
                 return reason

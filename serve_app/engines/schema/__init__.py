@@ -2,6 +2,7 @@
 
 from serve_app.engines.schema.gbnf import compile_schema
 from serve_app.engines.schema.limits import MAX_SCHEMA_BYTES
+from serve_app.engines.schema.lookalikes import lookalikes
 from serve_app.engines.schema.subset import parse_schema
 
-__all__ = ["MAX_SCHEMA_BYTES", "compile_schema", "parse_schema"]
+__all__ = ["MAX_SCHEMA_BYTES", "compile_schema", "lookalikes", "parse_schema"]

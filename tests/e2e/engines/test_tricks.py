@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from string import ascii_letters
 
 import jsonschema
 import pytest
@@ -107,6 +108,63 @@ def test_random_weights_give_valid_answers_and_never_take_a_step_for_a_key(nano)
         jsonschema.validate(json.loads(answer.text), json.loads(SCHEMA))
         assert list(json.loads(answer.text)) == ["intent", "text", "handoff", "notes"]
     assert stats.forced_tokens_total >= 10 * len(requests)
+
+
+def closed(**properties):
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties)[-1:],
+        "additionalProperties": False,
+    }
+
+
+def told_by_text(low, high, name):
+    item = closed(text={"type": "string", "minLength": low, "maxLength": high})
+    item["properties"][name] = {"type": "boolean"}
+    return item | {"required": ["text", name]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        # Names that may begin in forty ways are no free string, and each has a value of its own.
+        closed(**{f"{letter}x": {"const": i} for i, letter in enumerate(ascii_letters[:40])}),
+        # What follows the text depends on its length.
+        closed(
+            x={
+                "type": "array",
+                "items": {"anyOf": [told_by_text(0, 5, "short"), told_by_text(6, 6, "long")]},
+                "minItems": 6,
+                "maxItems": 12,
+            }
+        ),
+    ],
+    ids=["names", "lookalikes"],
+)
+def test_what_is_forced_in_one_answer_is_not_taken_for_what_another_one_needs(nano, schema):
+    text = json.dumps(schema)
+    requests = [
+        chat(f"hola {i}", json_schema=text, max_tokens=400, temperature=1.5, seed=i)
+        for i in range(12)
+    ]
+    found, _ = answers(nano, {"n_threads": 1}, requests)  # a wrong one would end this process
+    for answer in found:
+        if answer.finish_reason == "stop":
+            jsonschema.validate(json.loads(answer.text), schema)
+    if "x" in schema["properties"]:
+        names = {name for answer in found for name in ("short", "long") if name in answer.text}
+        assert names == {"short", "long"}
+
+
+def test_a_forced_token_that_does_not_fit_is_left_to_the_model(okla_vocabulary):
+    model, vocabulary = okla_vocabulary
+    grammar = Grammar(compile_schema(SCHEMA), vocabulary, model.vocab, TokenIndex(vocabulary))
+    walk = grammar.start()
+    assert walk.force(vocabulary.tokenize("}", parse_special=False)[0]) is False
+    assert walk.forced == ()
+    assert walk.allows(vocabulary.tokenize("{", parse_special=False)[0])
+    walk.close()
 
 
 def test_guesses_that_come_true_save_steps_and_wrong_ones_leave_no_trace(nano, monkeypatch):
