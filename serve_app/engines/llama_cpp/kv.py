@@ -31,6 +31,7 @@ class KvPool:
     def __init__(self, memory: KvMemory, *, n_cells: int, n_sequences: int, n_ctx: int) -> None:
         self._memory = memory
         self.n_cells = n_cells
+        self.max_length = n_ctx
         self._free_ids = list(range(n_sequences - 1, -1, -1))
         self._free_cells: NDArray[np.int32] = np.arange(n_cells, dtype=np.int32)
         self._n_free = n_cells

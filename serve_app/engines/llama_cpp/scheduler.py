@@ -36,6 +36,11 @@ class Part:
         """Rows of the batch that it takes."""
         return self.n_tokens + len(self.guesses) + self.n_blanks
 
+    @property
+    def length(self) -> int:
+        """Length of the job's sequence once all these rows are computed."""
+        return self.job.n_past + self.n_rows
+
 
 class Tricks(NamedTuple):
     """What the batches and slots may do beside the plain thing."""
@@ -150,11 +155,16 @@ class Scheduler:
         filled = [
             _with_guesses(part, taken[at]) if at in taken else part for at, part in enumerate(parts)
         ]
-        blanks = spare - len(guesses[:spare])
-        if blanks > 0:
-            last = filled[-1]
-            filled[-1] = Part(last.job, last.n_tokens, last.n_outputs, last.guesses, blanks)
+        self._add_blanks(filled, spare - len(guesses[:spare]))
         return filled
+
+    def _add_blanks(self, parts: list[Part], n: int) -> None:
+        # Behind the shortest sequence: a sequence cannot be longer than the context.
+        at = min(range(len(parts)), key=lambda at: parts[at].length)
+        part = parts[at]
+        n = min(n, self._sharing.max_length - part.length)
+        if n > 0:
+            parts[at] = Part(part.job, part.n_tokens, part.n_outputs, part.guesses, n)
 
     def _spare(self, parts: list[Part], n_rows: int, chances: Sequence[float], room: int) -> int:
         rows = batching.spare_rows(self._costs, len(parts), n_rows, chances)

@@ -57,6 +57,11 @@ class Sharing:
         return self._pool.n_cells - staying >= need.active
 
     @property
+    def max_length(self) -> int:
+        """Longest that a sequence may be, in tokens."""
+        return self._pool.max_length
+
+    @property
     def free_cells(self) -> int:
         """Cells that can be had without sending a job away."""
         return self._pool.n_cells - self._pool.active

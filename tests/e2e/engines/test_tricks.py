@@ -16,7 +16,7 @@ from serve_app.engines.llama_cpp.vocabulary import Vocabulary
 from serve_app.engines.protocol import GenerationRequest, Message, SamplingParams
 from serve_app.engines.schema import compile_schema
 from serve_app.model.profile import load_profile
-from tests.e2e.engines.asking import ask, chat, model_config
+from tests.e2e.engines.asking import ask, chat, completion, model_config
 
 ROOT = Path(__file__).parents[3]
 OKLA = ROOT / "models/okla/okla-v2.Q4_K_M.gguf"
@@ -182,6 +182,17 @@ def test_guesses_that_come_true_save_steps_and_wrong_ones_leave_no_trace(nano, m
             a.finish_reason,
             b.finish_reason,
         )
+
+
+def test_blank_rows_end_where_the_context_ends(nano, monkeypatch):
+    monkeypatch.setattr("serve_app.engines.llama_cpp.batching.spare_rows", lambda *_: 15)
+    long = [completion(tuple([40] * 1004), max_tokens=100) for _ in range(3)]
+    short = completion(tuple([40] * 100), max_tokens=100)
+    found, stats = answers(nano, NONE | {"packing": True}, [*long, short])
+    for answer in found[:3]:
+        assert answer.finish_reason == "stop" or answer.usage.completion_tokens == 20
+    assert stats.step_rows_total > 8 * stats.steps_total
+    assert stats.kv_tokens_used == 0
 
 
 def test_log_probabilities_are_of_every_token_forced_ones_included(nano):
