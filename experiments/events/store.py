@@ -58,13 +58,17 @@ class EventStore:
     Args:
         path: Database file; its directory is created.
         read_only: Open for analysis beside a running writer.
+        checkpoint_pages: Pages in the log of the file from which on a commit moves them into the
+            file itself, which takes a multiple of the commit's own time.
 
     Raises:
         ValueError: If the file was written by a newer version.
         sqlite3.Error: If the file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, checkpoint_pages: int = 1000
+    ) -> None:
         self.path = path
         self._statements: dict[type[Event], tuple[str, ...]] = {}
         if read_only:
@@ -83,6 +87,7 @@ class EventStore:
         )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={checkpoint_pages:d}")
         self._check_version()
         migrate(path)
 

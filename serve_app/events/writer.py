@@ -1,21 +1,27 @@
-"""The event writer: one actor per node owns the node's event file."""
+"""The event writer: one actor per node owns the node's event file.
+
+Gateways reach it by its socket (`socket_server`), or by a call of the actor where that fails.
+"""
 
 import asyncio
 import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from experiments.events.checkpoints import PAGES_AT_MOST, checkpoint_forever
 from experiments.events.group_commit import GroupCommitWriter
 from experiments.events.records import Enrolment, Event, Exposure, Kept
 from experiments.events.spool import drain
 from experiments.events.store import EventStore
 from serve_app.events.shipper import ShipperProcess
+from serve_app.events.socket_server import EventSocket
 from serve_app.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -40,19 +46,20 @@ class EventWriter:
 
     def __init__(self, home: str) -> None:
         configure_logging("events")
+        path = store_path(Path(home))
         self._spool = spool_path(Path(home))
-        self._writer = GroupCommitWriter(EventStore(store_path(Path(home))))
-        self._reader = EventStore(store_path(Path(home)), read_only=True)
+        self._writer = GroupCommitWriter(EventStore(path, checkpoint_pages=PAGES_AT_MOST))
+        self._reader = EventStore(path, read_only=True)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="event-reader")
-        self._shipper = ShipperProcess(store_path(Path(home)))
+        self._shipper = ShipperProcess(path)
         self._stop = threading.Event()
-        threading.Thread(target=self._drain_forever, name="spool-drain", daemon=True).start()
-        threading.Thread(
-            target=self._purge_forever,
-            args=(store_path(Path(home)),),
-            name="text-purge",
-            daemon=True,
-        ).start()
+        for name, work in (
+            ("spool-drain", self._drain_forever),
+            ("text-purge", partial(self._purge_forever, path)),
+            ("checkpoints", partial(checkpoint_forever, path, self._stop)),
+        ):
+            threading.Thread(target=work, name=name, daemon=True).start()
+        self._socket = self._listen(path.parent)
 
     async def append(self, events: Sequence[Event]) -> Sequence[Kept]:
         """Store events; those already stored change nothing.
@@ -61,18 +68,46 @@ class EventWriter:
             For every enrolment among them, in their order, what the log keeps of the unit. A first
             exposure never changes, so what is read after the commit holds whatever comes later.
         """
-        await asyncio.wrap_future(self._writer.submit(events))
-        asked = [event.exposure for event in events if isinstance(event, Enrolment)]
-        if not asked:
-            return ()
-        return await asyncio.get_running_loop().run_in_executor(self._reading, self._kept, asked)
+        return await asyncio.wrap_future(self._store(events))
 
-    def _kept(self, asked: Sequence[Exposure]) -> list[Kept]:
-        return [self._reader.kept(exposure) for exposure in asked]
+    async def socket_path(self) -> str | None:
+        """Return where gateways of this node hand in events faster; None if there is no socket."""
+        return None if self._socket is None else str(self._socket.path)
 
     async def ship_to(self, url: str | None) -> None:
         """Ship this node's events to a central database; None ships nothing."""
         await asyncio.to_thread(self._shipper.ship_to, url)
+
+    def _listen(self, directory: Path) -> EventSocket | None:
+        try:
+            return EventSocket(directory, self._store)
+        except OSError as error:  # a file system without sockets, a path too long for the system
+            logger.warning("no event socket", extra={"reason": str(error)})
+            return None
+
+    def _store(self, events: Sequence[Event]) -> "Future[Sequence[Kept]]":
+        """Hand in a batch; see `append`."""
+        done: Future[Sequence[Kept]] = Future()
+        done.set_running_or_notify_cancel()  # who stops waiting takes nothing back
+        asked = [event.exposure for event in events if isinstance(event, Enrolment)]
+        self._writer.submit(events).add_done_callback(partial(self._committed, asked, done))
+        return done
+
+    def _committed(
+        self, asked: Sequence[Exposure], done: "Future[Sequence[Kept]]", commit: "Future[None]"
+    ) -> None:
+        if (error := commit.exception()) is not None:
+            done.set_exception(error)
+        elif asked:
+            self._reading.submit(self._tell_kept, asked, done)
+        else:
+            done.set_result(())
+
+    def _tell_kept(self, asked: Sequence[Exposure], done: "Future[Sequence[Kept]]") -> None:
+        try:
+            done.set_result([self._reader.kept(exposure) for exposure in asked])
+        except Exception as error:  # whoever waits must hear of it
+            done.set_exception(error)
 
     def _drain_forever(self) -> None:
         while True:

@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,13 +16,13 @@ from ray.serve.exceptions import RayServeException
 
 from experiments.events.feedback_keys import stored_key
 from experiments.events.lag import lags
-from experiments.events.records import Event, Kept
 from experiments.events.spool import Spool
 from serve_app.config import GatewayConfig, RetryConfig, VariantConfig, parse_gateway_config
 from serve_app.direct import Inbox
 from serve_app.errors import ConfigError, RequestError
 from serve_app.events.client import EventClient
-from serve_app.events.writer import get_writer, spool_path, store_path
+from serve_app.events.link import WriterLink
+from serve_app.events.writer import spool_path, store_path
 from serve_app.gateway.active import Active
 from serve_app.gateway.admission import Admission
 from serve_app.gateway.auth import check_exposure
@@ -68,7 +67,7 @@ class GatewayReplica:
         home = carril_home()
         self._metrics = GatewayMetrics()
         self._tracing = Tracing("carril-gateway", self._replica, self._metrics.traces)
-        self._writer = get_writer(home)
+        self._writer = WriterLink(home)
         self._spool = Spool(spool_path(home), f"{self._replica}-{os.getpid()}")
         self._home = home
         self._http_host = os.environ.get("CARRIL_HTTP_HOST", "127.0.0.1")
@@ -208,7 +207,9 @@ class GatewayReplica:
             client.share_gates(first_of_app.setdefault(client.app, client))
         self._cache = self._build_cache(config, previous)
         if self._events is None:
-            self._events = EventClient(self._append, self._spool, config.events, self._metrics)
+            self._events = EventClient(
+                self._writer.append, self._spool, config.events, self._metrics
+            )
         self._events.config = config.events
         generator = Generator(variants, self._cache, self._events)
         shadow = self._build_shadow(config, self._events, previous)
@@ -289,14 +290,6 @@ class GatewayReplica:
             )
         return ResponseCache(config.cache, self._redis)
 
-    async def _append(self, events: Sequence[Event]) -> Sequence[Kept]:
-        try:
-            kept: Sequence[Kept] = await self._writer.append.remote(list(events))
-            return kept
-        except RayError:
-            self._writer = get_writer(self._home)
-            raise
-
     async def _watch(self) -> None:
         """Keep the states and weights of the variants current."""
         while True:
@@ -307,8 +300,7 @@ class GatewayReplica:
                     return_exceptions=True,
                 )
                 # Told again and again, because a writer that was restarted has forgotten.
-                with suppress(RayError, AttributeError):  # a writer from before it could ship
-                    self._writer.ship_to.remote(active.config.events.ship_to)
+                self._writer.ship_to(active.config.events.ship_to)
             await asyncio.sleep(_REFRESH_S)
 
     async def _peers(self, method: str) -> list[Any]:

@@ -6,6 +6,7 @@ With CARRIL_HOME naming the cluster. Prints `sending` when the first batch is du
 end the events a second that were.
 """
 
+import asyncio
 import itertools
 import os
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import ray
 
 from cluster.local_cluster import ClusterRecord
-from serve_app.events.writer import get_writer
+from serve_app.events.link import WriterLink
 from tests.benchmarks.test_events import events
 
 BATCHES_PER_S = 50
@@ -30,24 +31,25 @@ def main() -> None:
     if record is None:
         raise SystemExit(f"no cluster runs under CARRIL_HOME={home}")
     ray.init(address=record.gcs_address, namespace="carril", log_to_driver=False)
-    writer = get_writer(home)
+    sys.stdout.write(f"{asyncio.run(send(WriterLink(home), rate))}\n")
+
+
+async def send(link: WriterLink, rate: int) -> float:
+    """Send the way gateways do; return how many events a second became durable."""
     source = events(f"paced-{os.getpid()}")
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-    waiting = [writer.append.remote([next(source)])]
-    ray.get(waiting.pop())
+    await link.append([next(source)])
     sys.stdout.write("sending\n")
     sys.stdout.flush()
     started, n = time.monotonic(), 0
-    while not ended.is_set():
-        batch = list(itertools.islice(source, rate // BATCHES_PER_S))
-        waiting.append(writer.append.remote(batch))
-        n += len(batch)
-        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        ray.get(done)
-        time.sleep(max(0.0, started + n / rate - time.monotonic()))
-    ray.get(waiting)
-    sys.stdout.write(f"{n / (time.monotonic() - started)}\n")
+    async with asyncio.TaskGroup() as sending:
+        while not ended.is_set():
+            batch = list(itertools.islice(source, rate // BATCHES_PER_S))
+            sending.create_task(link.append(batch))
+            n += len(batch)
+            await asyncio.sleep(max(0.0, started + n / rate - time.monotonic()))
+    return n / (time.monotonic() - started)
 
 
 if __name__ == "__main__":
