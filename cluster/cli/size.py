@@ -89,6 +89,13 @@ def size(
             "give --first-p95 or --total-p95",
             ExitCode.USAGE,
         )
+    for name, seconds in (("--first-p95", first_p95), ("--total-p95", total_p95)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise CommandError(f"{name} {seconds:g} is no time", "seconds, above 0", ExitCode.USAGE)
+    if plot is not None:
+        from cluster.sizing.plot import check_drawing
+
+        check_drawing()  # before minutes of simulation
     if node_hour is not None and not 0 < node_hour < math.inf:
         raise CommandError(
             f"--node-hour {node_hour:g} is no price",

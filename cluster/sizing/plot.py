@@ -1,6 +1,7 @@
 """The picture of an answer: time until the answer is complete, and load, by number of machines."""
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,20 @@ from experiments.whole_file import write_whole
 _LINES = {"p50": "#9ab8d8", "p95": "#20558a", "p99": "#c0562f"}
 
 
-def draw(answer: Answer, goal: Goal, *, rate: float, path: Path) -> None:
-    """Write a PNG.
+def check_drawing() -> None:
+    """Make sure that pictures can be drawn.
 
     Raises:
         CommandError: If matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise CommandError("a picture needs matplotlib", "pip install matplotlib") from error
+    if find_spec("matplotlib") is None:
+        raise CommandError("--plot needs matplotlib", "make tracking, or pip install matplotlib")
+
+
+def draw(answer: Answer, goal: Goal, *, rate: float, path: Path) -> None:
+    """Write a PNG; `check_drawing` says whether that can be done."""
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -249,6 +249,8 @@ def test_command_prints_its_answer_and_draws_it(
         (["--total-p95", "15", "--answer", "many"], ExitCode.USAGE, "'many'"),
         (["--total-p95", "15", "--cached", "5"], ExitCode.USAGE, "--cached 5"),
         (["--total-p95", "15", "--lengths", "gone.csv"], ExitCode.USAGE, "gone.csv"),
+        (["--total-p95", "nan"], ExitCode.USAGE, "--total-p95 nan"),
+        (["--total-p95", "15", "--first-p95", "-1"], ExitCode.USAGE, "--first-p95 -1"),
     ],
 )
 def test_command_says_what_it_cannot_answer(
@@ -267,3 +269,14 @@ def test_readme_shows_a_command_that_answers(capsys: pytest.CaptureFixture[str])
     arguments = [*words[1:plot], *words[plot + 2 :], "--requests", "400", "--runs", "2", "--json"]
     assert cli.run(arguments) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)["needed"] == 3
+
+
+def test_missing_matplotlib_is_told_before_anything_is_simulated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.sizing.plot.find_spec", lambda _: None)
+    plot = ["--plot", str(tmp_path / "size.png")]
+    assert cli.run([*COMMAND, "--total-p95", "15", *plot]) == ExitCode.FAILED
+    err = capsys.readouterr().err
+    assert "make tracking" in err
+    assert "Simulating" not in err
