@@ -35,6 +35,7 @@ from experiments.assignment.declaration import (
 from experiments.assignment.rules import Rules
 from experiments.events.records import FeedbackDirection, FeedbackKind, FeedbackLevel
 from experiments.feedback.metrics import BUILT_IN, MetricSpec
+from serve_app.config_faults import faults
 from serve_app.engines.protocol import Priority
 from serve_app.errors import ConfigError
 
@@ -593,6 +594,15 @@ class LlamaCppOptions(StrictModel):
     preemption: bool = True
     """Let a request take the slot of one of a lesser class, which goes on afterwards."""
 
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> Self:
+        if self.disk_prefix_cache and not (self.prefix_cache and self.pin_system_prompt):
+            raise ValueError(
+                "disk_prefix_cache keeps the pinned system prompt: it needs prefix_cache: true and "
+                "pin_system_prompt: true"
+            )
+        return self
+
 
 class IdleConfig(StrictModel):
     """Freeing the memory of a model that nobody asks."""
@@ -770,8 +780,6 @@ _OPERATION = ("load_timeout_s", "idle", "scaling", "tracing")
 """Fields of a model's configuration that take effect on the model that is loaded already."""
 _M = TypeVar("_M", bound=StrictModel)
 _YAML_MERGE = "tag:yaml.org,2002:merge"
-_SECRET_URLS = (("redis_url",), ("ship_to",), ("endpoint",))
-"""Fields that may hold a password, and are not shown in errors."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -795,17 +803,4 @@ def _parse(model: type[_M], raw: object, where: str) -> _M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_faults(error))) from error
-
-
-def _faults(error: ValidationError) -> list[str]:
-    faults = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        given = item.get("input")
-        secret = item["loc"][:1] == ("auth",) or item["loc"][-1:] in _SECRET_URLS
-        tellable = isinstance(given, str | int | float | bool) and not secret
-        shown = f" (got {given!r})" if tellable else ""
-        faults.append(f"{path}: {message}{shown}" if path else message)
-    return faults
+        raise ConfigError(f"{where}: " + "; ".join(faults(error, model))) from error

@@ -13,6 +13,7 @@ from serve_app.errors import ConfigError
 from tests.unit.gateway.builders import RAW_CONFIG, gateway_config, raw_config
 
 EXPERIMENT = RAW_CONFIG["experiments"]["okla-v1-v2"]
+LLAMA: dict[str, Any] = {"engine": "llama_cpp", "model": {"path": "x.gguf", "sha256": "0" * 64}}
 
 
 def experiment(**changes: Any) -> dict[str, Any]:
@@ -332,3 +333,31 @@ def test_shipped_configuration_is_valid() -> None:
     for name, config in configs.items():
         parse_model_config(config, app=name)
     assert {variant.app for variant in gateway.variants.values()} <= set(configs)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (LLAMA | {"llama_cpp": {"packin": False}}, "llama_cpp.packin: .*did you mean 'packing'"),
+        (LLAMA | {"idle": {"minutes": 5}}, "allowed: unload_after_s, wake_timeout_s"),
+        (LLAMA | {"adapters": {"a": {"skale": 1}}}, r"adapters\.a\.skale: .*did you mean 'scale'"),
+        (LLAMA | {"colour": "red"}, r"colour: .*take it out \(got 'red'\)"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_known_ones(raw: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_model_config(raw)
+
+
+def test_keys_are_found_below_optional_parts_and_lists() -> None:
+    key = {"name": "k", "sha256": "0" * 64, "priorty": "batch"}
+    with pytest.raises(ConfigError, match=r"auth\.keys\.0\.priorty: .*did you mean 'priority'"):
+        parse_gateway_config(raw_config(auth={"keys": [key]}))
+
+
+@pytest.mark.parametrize("missing", ["prefix_cache", "pin_system_prompt"])
+def test_a_disk_cache_of_nothing_is_refused(missing: str) -> None:
+    options = {"disk_prefix_cache": True, missing: False}
+    with pytest.raises(ConfigError, match=r"disk_prefix_cache .* needs prefix_cache: true"):
+        parse_model_config(LLAMA | {"llama_cpp": options})
+    assert parse_model_config(LLAMA | {"llama_cpp": {missing: False}})
