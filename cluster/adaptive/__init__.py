@@ -1,1 +1,1 @@
-"""Moves the splits of adaptive experiments: joins event log, deployable config and gateways."""
+"""Moves the splits of adaptive experiments by their results."""

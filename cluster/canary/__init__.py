@@ -1,1 +1,1 @@
-"""Drives canaries: joins the event log, the deployable config and the running gateways."""
+"""Drives canaries, step by step."""

@@ -1,22 +1,14 @@
-"""The controller: looks, decides, deploys, writes down; one at a time, resumable at any point.
-
-Evidence is written before a split is deployed, and what is being deployed is part of the state. So
-a controller that is killed anywhere leaves either the old split, or one that the next controller
-recognises as its own and finishes.
-"""
+"""The controller of a canary: what it looks at, where it begins, and what people ask of it."""
 
 import dataclasses
-import logging
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from threading import Event
 
-from cluster.canary.split import Declared, Server, declares_same, read_declared, with_percent
+from cluster.canary.split import read_declared, treatment_of, with_percent
 from cluster.errors import CommandError
+from cluster.steering.controller import SplitController
+from cluster.steering.server import Declared
 from experiments.analysis.declaration import CanaryDeclaration
-from experiments.analysis.errors import AnalysisError
 from experiments.analysis.fingerprint import events_sha256
 from experiments.analysis.log import Log, open_log
 from experiments.canary.journal import Journal, Kept
@@ -37,9 +29,6 @@ from experiments.canary.records import (
     State,
     Status,
 )
-from serve_app.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 _LOOK_SHARE = 0.2
 """Looks at the guardrails take at most this share of the time: in a log of millions of sessions one
@@ -47,42 +36,22 @@ takes seconds, and the detector of error bursts must not wait for it."""
 _LONGEST_PAUSE_S = 3.0
 """... but a breach waits no longer than this for a look: the first one of a process loads the
 statistics, which on a busy machine takes seconds and says nothing about the next."""
-_RETRY_S = 5.0
-"""Pause after a deployment that failed."""
-
-Tell = Callable[[Decision, State], None]
 
 
-class Controller:
-    """Drives one canary. Hold the journal's lock around it.
+class Controller(SplitController[State, Observation, Decision]):
+    """Drives one canary."""
 
-    Args:
-        journal: Where the canary is kept.
-        server: What it changes.
-        events: The event file.
-        tell: Told every decision that is not to hold, and every new reason to hold.
-        clock: Seconds since the epoch.
-    """
+    _journal: Journal
+    _events: Path
 
-    def __init__(
-        self,
-        journal: Journal,
-        server: Server,
-        events: Path,
-        *,
-        tell: Tell,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._journal = journal
-        self._server = server
-        self._events = events
-        self._tell = tell
-        self._clock = clock
-        self._held: tuple[Code, ...] = ()
-        self._look: Look | None = None
-        self._look_due_s = 0.0
-        self._looked_at: float | None = None
-        self._clean_at: float | None = None
+    _finishes_unseen = True
+    """Harm does not wait for gateways that answer."""
+
+    _log: Log | None = None
+    _look: Look | None = None
+    _look_due_s = 0.0
+    _looked_at: float | None = None
+    _clean_at: float | None = None
 
     def begin(self, steps: tuple[float, ...] | None = None) -> State:
         """Return the state to go on from, or that of a new canary.
@@ -105,17 +74,18 @@ class Controller:
                 return old
         plan = _plan_of(found, steps)
         percent = found.served.percent
+        treatment = treatment_of(found.experiment)
         if percent and percent not in plan.steps:
             shown = ", ".join(f"{step:g}" for step in plan.steps)
             raise CommandError(
-                f"{found.treatment!r} has {percent:g} %, which is no step of the ramp ({shown})",
+                f"{treatment!r} has {percent:g} %, which is no step of the ramp ({shown})",
                 f"add it with --steps, or set its share to 0: carril deploy {self._server.config}",
             )
         state = State(
             experiment=name,
             version=found.experiment.version,
             control=found.experiment.control,
-            treatment=found.treatment,
+            treatment=treatment,
             plan=plan,
             served=found.served,
             n_decisions=0 if old is None else old.n_decisions,
@@ -127,25 +97,6 @@ class Controller:
         self._journal.save(state)
         return state
 
-    @property
-    def state(self) -> State:
-        """Where the canary stands."""
-        return self._journal.require()
-
-    def run(self, stop: Event, *, interval_s: float) -> State:
-        """Drive the canary until it is over or somebody stops it; return where it stands."""
-        while not stop.is_set():
-            pause_s = interval_s
-            try:
-                self.tick()
-            except (CommandError, ConfigError, AnalysisError) as error:
-                logger.warning("the canary of %s goes on: %s", self._journal.experiment, error)
-                pause_s = max(interval_s, _RETRY_S)
-            if self.state.status.over:
-                break
-            stop.wait(pause_s)
-        return self.state
-
     def tick(self) -> Decision:
         """Look once, decide, and carry the decision out.
 
@@ -155,13 +106,13 @@ class Controller:
         self._finish_pending()
         if self._journal.take_request():
             return self.roll_back_by_hand()
-        state = self._journal.require()
-        with ExitStack() as stack:
-            log = stack.enter_context(open_log(self._events)) if self._events.is_file() else None
-            seen = self._observe(log, state)
-            decision = decide(state, seen)
-            self._carry_out(state, seen, decision, log)
-        return decision
+        if not self._events.is_file():
+            return super().tick()
+        with open_log(self._events) as self._log:
+            try:
+                return super().tick()
+            finally:
+                self._log = None
 
     def roll_back_by_hand(self) -> Decision:
         """Take the treatment's traffic back because somebody says so.
@@ -189,46 +140,30 @@ class Controller:
 
     def _by_hand(self, state: State, action: Action, percent: float | None) -> Decision:
         seen = Observation(
-            at=self._clock(), active_config=state.served.config_hash, file=self._file(state)[0]
+            at=self._clock(),
+            active_config=state.served.config_hash,
+            file=self._file()[0],
         )
         reason = Reason(code=Code.BY_HAND, detail="asked for by an operator")
         decision = Decision(action=action, reasons=(reason,), percent=percent)
-        self._carry_out(state, seen, decision, None)
+        self._carry_out(state, seen, decision)
         return decision
 
-    def _observe(self, log: Log | None, state: State) -> Observation:
+    def _observe(self, state: State) -> Observation:
         now = self._clock()
-        file, same = self._file(state)
-        active = self._server.active_config()
-        relied_on = state.status is Status.READY or (
-            bool(active) and (active != state.served.config_hash or file != state.served)
-        )
-        control = treatment = Recent()
+        log, control, treatment = self._log, Recent(), Recent()
         if log is not None and state.step >= 0:
             burst = state.plan.burst
             control = recent_of(log, state, state.control, burst, now=now)
             treatment = recent_of(log, state, state.treatment, burst, now=now)
         return Observation(
             at=now,
-            active_config=active,
-            file=file,
-            file_declares=same,
-            file_runs=self._server.runs_file() if relied_on else True,
             look=self._guardrails(log, state, now),
             clean_at=self._clean_at,
             control=control,
             treatment=treatment,
+            **self._ownership(state, asks_all=state.status is Status.READY),
         )
-
-    def _file(self, state: State) -> tuple[Served | None, bool]:
-        try:
-            theirs = read_declared(self._server.text(), state.experiment)
-        except ConfigError:
-            return None, False
-        return theirs.served, declares_same(self._ours(), theirs)
-
-    def _ours(self) -> Declared:
-        return read_declared(self._journal.snapshot(), self._journal.experiment)
 
     def _guardrails(self, log: Log | None, state: State, now: float) -> Look | None:
         if log is None or state.step < 0:
@@ -250,104 +185,40 @@ class Controller:
             self._look_due_s = ended_s + min(pause_s, _LONGEST_PAUSE_S)
         return self._look
 
-    def _carry_out(
-        self, state: State, seen: Observation, decision: Decision, log: Log | None
-    ) -> None:
-        codes = tuple(reason.code for reason in decision.reasons)
-        if decision.action is Action.HOLD:
-            if codes != self._held:
-                self._held = codes
-                self._tell(decision, state)
-            return
-        self._held = ()
-        number = state.n_decisions + 1
-        record = Record(
-            number=number,
-            state=state,
-            observation=seen,
-            decision=decision,
-            previous_sha256=state.previous_sha256,
-        )
-        kept = self._journal.append(record)
-        state = dataclasses.replace(state, n_decisions=number, previous_sha256=kept.sha256)
-        self._journal.save(state)
-        if decision.percent is not None:
-            state = self._deploy(state, decision.percent)
-        elif decision.action is Action.ADOPT and seen.file is not None:
-            self._journal.keep_snapshot(self._server.text())
-            state = dataclasses.replace(state, served=seen.file)
-        state = after(state, decision, at=self._clock())
-        self._journal.save(state)
+    def _decide(self, state: State, seen: Observation) -> Decision:
+        return decide(state, seen)
+
+    def _after(self, state: State, record: Record) -> State:
+        return after(state, record.decision, at=self._clock())
+
+    def _read(self, text: bytes) -> Declared[float]:
+        return read_declared(text, self._journal.experiment)
+
+    def _with_split(self, text: bytes, state: State, percent: float) -> bytes:
+        return with_percent(text, state, percent)
+
+    def _gives_up(self, state: State, pending: Served, active: str) -> bool:
+        # A step up that nobody has seen yet is decided again, on what is known now.
+        return active == state.served.config_hash and pending.percent > state.served.percent
+
+    def _settled(self, kept: Kept, state: State) -> None:
+        record, log = kept.record, self._log
         self._look, self._look_due_s = None, 0.0
-        if decision.percent is not None:
+        deployed = record.decision.percent is not None
+        if deployed:
             self._looked_at = self._clean_at = None
-        self._seal(kept, state, log)
-        self._tell(decision, state)
-
-    def _deploy(self, state: State, percent: float) -> State:
-        before = self._journal.snapshot()
-        text = with_percent(before, state, percent)
-        wanted = read_declared(text, state.experiment).served
-        if wanted == state.served:
-            return state
-        pending = dataclasses.replace(state, pending=wanted)
-        self._journal.save(pending)
-        self._server.deploy(text, wanted.config_hash)
-        return self._deployed(pending, text)
-
-    def _deployed(self, state: State, text: bytes) -> State:
-        """Return the state once the pending split is in force everywhere."""
-        assert state.pending is not None  # noqa: S101 (only called while something is pending)
-        written = self._server.replace_file(state.served.file_sha256, text)
-        if not written and self._server.text() != text:
-            logger.warning(
-                "%s was edited and is left alone; the gateways have %g %% for %s",
-                self._server.config,
-                state.pending.percent,
-                state.treatment,
-            )
-        self._journal.keep_snapshot(text)
-        return dataclasses.replace(state, served=state.pending, pending=None)
-
-    def _finish_pending(self) -> None:
-        """Finish the deployment in which a controller was interrupted."""
-        state = self._journal.require()
-        if state.pending is None:
-            return
-        wanted, active = state.pending, self._server.active_config()
-        kept = self._journal.records()[-1]
-        text = with_percent(self._journal.snapshot(), state, wanted.percent)
-        if read_declared(text, state.experiment).served != wanted:
-            # The snapshot is the new text already: killed between writing it and the state.
-            text = self._journal.snapshot()
-        if active not in ("", wanted.config_hash, state.served.config_hash):
-            self._journal.save(dataclasses.replace(state, pending=None))
-            return  # somebody else's: the next decision refuses
-        if active == state.served.config_hash and wanted.percent > state.served.percent:
-            self._journal.save(dataclasses.replace(state, pending=None))
-            return  # a step up that nobody has seen yet is decided again, on what is known now
-        if active != wanted.config_hash:
-            self._server.deploy(text, wanted.config_hash)
-        state = after(self._deployed(state, text), kept.record.decision, at=self._clock())
-        self._journal.save(state)
-        self._seal(kept, state, None)
-        self._tell(kept.record.decision, state)
-
-    def _seal(self, kept: Kept, state: State, log: Log | None) -> None:
         digest = None if log is None else events_sha256(log, state.experiment, state.version)
         self._journal.seal(
             Applied(
-                number=kept.record.number,
+                number=record.number,
                 record_sha256=kept.sha256,
-                applied_at=state.step_at
-                if kept.record.decision.percent is not None
-                else self._clock(),
+                applied_at=state.step_at if deployed else self._clock(),
                 events_sha256=digest,
             )
         )
 
 
-def _plan_of(found: Declared, steps: tuple[float, ...] | None) -> Plan:
+def _plan_of(found: Declared[float], steps: tuple[float, ...] | None) -> Plan:
     declared = found.experiment.canary or CanaryDeclaration()
     policy = found.experiment.decision.policy
     plan = Plan.of(

@@ -1,7 +1,5 @@
 """`carril exp adapt`: let the split of an experiment follow its results."""
 
-import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,13 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.console import note, out, print_json, warn, watched
+from cluster.cli.console import note, out, print_json, watched
+from cluster.cli.steering import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    NameArgument,
+    OnceOption,
+    ReplayOption,
+    TimeoutOption,
+    base_row,
+    controlled,
+    journal_of,
+    last_decision,
+    print_history,
+    print_status,
+    shown,
+    told,
+    why,
+)
 from cluster.errors import CommandError, ExitCode
-from cluster.home import carril_home
 
 if TYPE_CHECKING:
     from cluster.adaptive.controller import Controller
-    from experiments.adaptive.journal import Journal, Kept
+    from experiments.adaptive.journal import Journal
     from experiments.adaptive.records import Decision, State
 
 adapt_app = typer.Typer(
@@ -27,9 +42,6 @@ adapt_app = typer.Typer(
     help="Let the split follow the results; units keep their first variant.",
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Experiment.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _INCONCLUSIVE = 5
 
 
@@ -43,9 +55,7 @@ def with_adapt(app: typer.Typer) -> typer.Typer:
 @adapt_app.command()
 def run(
     name: NameArgument,
-    config: Annotated[Path, typer.Option("--config", help="Serve config that is served.")] = Path(
-        "serve_config.yaml"
-    ),
+    config: ConfigOption = DEFAULT_CONFIG,
     events: Annotated[
         str | None,
         typer.Option(
@@ -55,11 +65,9 @@ def run(
             "CARRIL_HOME/events/events.db by default.",
         ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Decide once and end.")] = False,
+    once: OnceOption = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 10.0,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds for the gateways to take a split.")
-    ] = 60,
+    timeout: TimeoutOption = 60,
     as_json: JsonOption = False,
 ) -> None:
     """Move the split as declared until a variant can be recommended.
@@ -72,7 +80,7 @@ def run(
 
     decision = None
     with _controller(name, config, events, timeout_s=timeout) as controller:
-        with watched("cluster.adaptive") as stop:
+        with watched("cluster.steering") as stop:
             controller.begin()
             if once:
                 decision = controller.tick()
@@ -89,53 +97,24 @@ def run(
 @adapt_app.command()
 def status(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show the split, what it rests on, and the recommendation."""
-    from rich.table import Table
-
     journal = _journal(name)
-    with _told():
+    with told():
         document = _state_json(journal, journal.require())
     if as_json:
         print_json(document)
         return
-    table = Table(title=f"split of {name}, version {document['version']}", title_justify="left")
-    table.add_column("")
-    table.add_column("", overflow="fold")
-    for key in ("status", "method", "percent", "since", "recommendation", "last_decision", "why"):
-        value = document[key]
-        shown = _shares(value) if isinstance(value, Mapping) else str(value or "")
-        table.add_row(key.replace("_", " "), shown)
-    out.print(table)
+    keys = ("status", "method", "percent", "since", "recommendation", "last_decision", "why")
+    told_of = {key: document[key] or "" for key in keys} | {"percent": _shares(document["percent"])}
+    print_status(f"split of {name}, version {document['version']}", told_of)
 
 
 @adapt_app.command()
-def history(
-    name: NameArgument,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Decide every record again; exit 1 if one differs.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
+def history(name: NameArgument, replay: ReplayOption = False, as_json: JsonOption = False) -> None:
     """Show every decision with its reasons and its evidence file."""
     from experiments.adaptive.journal import faults
 
-    journal = _journal(name)
-    with _told():
-        journal.require()
-        kept = journal.records()
-        found = faults(kept) if replay else []
-    rows = [_record_json(item) for item in kept]
-    if as_json:
-        print_json({"decisions": rows, "faults": found} if replay else {"decisions": rows})
-    else:
-        for row in rows:
-            split = f" to {_shares(row['percent'])}" if row["percent"] else ""
-            line = f"{row['at']}  {row['action']}{split}\n  {row['why']}\n  {row['evidence']}"
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
-    for fault in found:
-        warn(fault)
-    if replay and not found:
-        note(f"{len(kept)} decisions follow from their evidence")
-    raise typer.Exit(int(ExitCode.FAILED if found else ExitCode.OK))
+    chosen = faults if replay else None
+    print_history(_journal(name), base_row, _history_line, chosen, as_json=as_json)
 
 
 @adapt_app.command()
@@ -199,48 +178,24 @@ def _controller(
     name: str, config: Path, events: str | None, *, timeout_s: float
 ) -> "Iterator[Controller]":
     from cluster.adaptive.controller import Controller
-    from cluster.canary.split import Server
-    from cluster.connection import resolve
-    from cluster.serve_api import ServeApi
     from experiments.analysis.sources import event_source
 
-    connection = resolve(guess=False)
-    journal = _journal(name)
-    with (
-        _told(),
-        journal.locked(),
-        ServeApi(connection.dashboard_url, token=connection.token) as api,
-    ):
-        server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
-        yield Controller(journal, server, event_source(events), tell=partial(_tell, journal))
-
-
-@contextmanager
-def _told() -> "Iterator[None]":
-    """Turn errors of journal and log into those of the command."""
-    from experiments.adaptive.journal import AdaptiveError
-    from experiments.analysis.errors import AnalysisError
-
-    try:
-        yield
-    except AdaptiveError as error:
-        raise CommandError(error.message, error.fix) from error
-    except AnalysisError as error:
-        raise CommandError(str(error)) from error
+    journal, source = _journal(name), event_source(events)
+    tell = partial(_tell, journal)
+    with controlled(Controller, journal, config, source, timeout_s=timeout_s, tell=tell) as found:
+        yield found
 
 
 def _journal(name: str) -> "Journal":
     from experiments.adaptive.journal import Journal
 
-    if not _NAME.fullmatch(name):
-        raise CommandError(f"{name!r} is no name of an experiment", code=ExitCode.USAGE)
-    return Journal(carril_home(), name)
+    return journal_of(Journal, name)
 
 
 def _tell(journal: "Journal", decision: "Decision", state: "State") -> None:
     from experiments.adaptive.records import Action
 
-    note(f"{decision.action.value:9} {_shares(state.served.percent)}: {_why(decision)}")
+    note(f"{decision.action.value:9} {_shares(state.served.percent)}: {why(decision)}")
     if decision.action is not Action.HOLD:
         note(f"          evidence: {journal.records()[-1].path}")
 
@@ -257,38 +212,21 @@ def _state_json(journal: "Journal", state: "State") -> dict[str, Any]:
         "metric": state.plan.metric,
         "percent": dict(state.served.percent),
         "config": state.served.config_hash,
-        "since": _shown(state.served_at) if state.served_at else None,
+        "since": shown(state.served_at) if state.served_at else None,
         "recommendation": None if advice is None else f"{advice.verdict.value}: {advice.variant}",
-        "last_decision": last.decision.action.value if last else None,
-        "why": _why(last.decision) if last else "",
         "best": dict(last.decision.best) if last else {},
         "expected_loss": dict(last.decision.loss) if last else {},
-        "evidence": str(kept[-1].path) if kept else None,
+        **last_decision(kept),
     }
 
 
-def _record_json(kept: "Kept") -> dict[str, Any]:
-    record = kept.record
-    percent = record.decision.percent
-    return {
-        "at": _shown(record.observation.at),
-        "action": record.decision.action.value,
-        "percent": None if percent is None else dict(percent),
-        "why": _why(record.decision),
-        "evidence": str(kept.path),
-    }
-
-
-def _why(decision: "Decision") -> str:
-    return "; ".join(f"{reason.code.value}: {reason.detail}" for reason in decision.reasons)
+def _history_line(row: Mapping[str, Any]) -> str:
+    split = f" to {_shares(row['percent'])}" if row["percent"] else ""
+    return f"{row['at']}  {row['action']}{split}"
 
 
 def _shares(percent: Mapping[str, float]) -> str:
     return ", ".join(f"{variant} {share:g} %" for variant, share in sorted(percent.items()))
-
-
-def _shown(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def _exit_code(journal: "Journal", state: "State") -> int:

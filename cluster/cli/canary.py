@@ -1,6 +1,5 @@
 """`carril canary`: raise a treatment's share step by step, and take it back when it does harm."""
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.console import note, out, print_json, warn, watched
+from cluster.cli.console import note, print_json, warn, watched
+from cluster.cli.steering import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    NameArgument,
+    OnceOption,
+    ReplayOption,
+    TimeoutOption,
+    base_row,
+    controlled,
+    journal_of,
+    last_decision,
+    print_history,
+    print_status,
+    shown,
+    told,
+)
 from cluster.errors import CommandError, ExitCode
 from cluster.home import carril_home
 
@@ -28,15 +44,6 @@ canary_app = typer.Typer(
     help="Raise a treatment's share; take it back when it does harm.",
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Experiment.")]
-ConfigOption = Annotated[Path, typer.Option("--config", help="Serve config that is served.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=1, help="Seconds for the gateways to take a split.")
-]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-DEFAULT_CONFIG = Path("serve_config.yaml")
-
 
 @canary_app.command()
 def run(
@@ -45,7 +52,7 @@ def run(
     steps: Annotated[
         str | None, typer.Option(help="Percents, such as 1,5,20,50,100; as declared by default.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Decide once and end.")] = False,
+    once: OnceOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a paused canary.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
     timeout: TimeoutOption = 60,
@@ -59,7 +66,7 @@ def run(
     percents = None if steps is None else _parse_steps(steps)
     with (
         _controller(name, config, timeout_s=timeout) as controller,
-        watched("cluster.canary") as stop,
+        watched("cluster.steering") as stop,
     ):
         controller.begin(percents)
         if resume and controller.resume() is None:
@@ -77,50 +84,25 @@ def run(
 @canary_app.command()
 def status(name: NameArgument, as_json: JsonOption = False) -> None:
     """Show where a canary stands and what it waits for."""
-    from rich.table import Table
-
     journal = _journal(name)
-    with _told():
-        state = journal.require()
-        document = _state_json(journal, state)
+    with told():
+        document = _state_json(journal, journal.require())
     if as_json:
         print_json(document)
         return
-    table = Table(title=f"canary of {name}, version {state.version}", title_justify="left")
-    table.add_column("")
-    table.add_column("", overflow="fold")
-    for key in ("status", "treatment", "percent", "step", "since", "last_decision", "why"):
-        table.add_row(key.replace("_", " "), str(document[key]))
-    out.print(table)
+    keys = ("status", "treatment", "percent", "step", "since", "last_decision", "why")
+    title = f"canary of {name}, version {document['version']}"
+    print_status(title, {key: document[key] for key in keys})
 
 
 @canary_app.command()
-def history(
-    name: NameArgument,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Decide every record again; exit 1 if one differs.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
+def history(name: NameArgument, replay: ReplayOption = False, as_json: JsonOption = False) -> None:
     """Show every decision with its reasons and its evidence file."""
     from experiments.canary.journal import faults
 
     journal = _journal(name)
-    with _told():
-        journal.require()
-        kept = journal.records()
-        rows = [_record_json(journal, item) for item in kept]
-    found = faults(kept) if replay else []
-    if as_json:
-        print_json({"decisions": rows, "faults": found} if replay else {"decisions": rows})
-    else:
-        for row in rows:
-            out.print(_history_line(row), markup=False, highlight=False, soft_wrap=True)
-    for fault in found:
-        warn(fault)
-    if replay and not found:
-        note(f"{len(kept)} decisions follow from their evidence")
-    raise typer.Exit(int(ExitCode.FAILED if found else ExitCode.OK))
+    row_of = partial(_record_json, journal)
+    print_history(journal, row_of, _history_line, faults if replay else None, as_json=as_json)
 
 
 @canary_app.command()
@@ -128,18 +110,18 @@ def rollback(
     name: NameArgument, config: ConfigOption = DEFAULT_CONFIG, timeout: TimeoutOption = 60
 ) -> None:
     """Take the treatment's traffic back now, whether a controller runs or not."""
-    from experiments.canary.errors import CanaryBusy
     from experiments.canary.records import Status
+    from experiments.steering.errors import ControllerBusy
 
     journal = _journal(name)
-    with _told():
+    with told():
         journal.require()
     try:
         with _controller(name, config, timeout_s=timeout) as controller:
             controller.roll_back_by_hand()
         return
     except CommandError as error:
-        if not isinstance(error.__cause__, CanaryBusy):
+        if not isinstance(error.__cause__, ControllerBusy):
             raise
     journal.ask_to_roll_back()
     deadline_s = time.monotonic() + timeout
@@ -156,39 +138,18 @@ def rollback(
 @contextmanager
 def _controller(name: str, config: Path, *, timeout_s: float) -> "Iterator[Controller]":
     from cluster.canary.controller import Controller
-    from cluster.canary.split import Server
-    from cluster.connection import resolve
-    from cluster.serve_api import ServeApi
     from experiments.home import event_file
 
-    connection = resolve(guess=False)
-    journal = _journal(name)
-    with (
-        _told(),
-        journal.locked(),
-        ServeApi(connection.dashboard_url, token=connection.token) as api,
-    ):
-        server = Server(config, api, http_url=connection.http_url, timeout_s=timeout_s)
-        yield Controller(journal, server, event_file(carril_home()), tell=partial(_tell, journal))
-
-
-@contextmanager
-def _told() -> "Iterator[None]":
-    """Turn errors of the journal into those of the command."""
-    from experiments.canary.errors import CanaryError
-
-    try:
-        yield
-    except CanaryError as error:
-        raise CommandError(error.message, error.fix) from error
+    journal, events = _journal(name), event_file(carril_home())
+    tell = partial(_tell, journal)
+    with controlled(Controller, journal, config, events, timeout_s=timeout_s, tell=tell) as found:
+        yield found
 
 
 def _journal(name: str) -> "Journal":
     from experiments.canary.journal import Journal
 
-    if not _NAME.fullmatch(name):
-        raise CommandError(f"{name!r} is no name of an experiment", code=ExitCode.USAGE)
-    return Journal(carril_home(), name)
+    return journal_of(Journal, name)
 
 
 def _tell(journal: "Journal", decision: "Decision", state: "State") -> None:
@@ -223,8 +184,6 @@ def _parse_steps(text: str) -> tuple[float, ...]:
 
 
 def _state_json(journal: "Journal", state: "State") -> dict[str, Any]:
-    kept = journal.records()
-    last = kept[-1].record if kept else None
     return {
         "experiment": state.experiment,
         "version": state.version,
@@ -235,10 +194,8 @@ def _state_json(journal: "Journal", state: "State") -> dict[str, Any]:
         "config": state.served.config_hash,
         "step": f"{state.step + 1} of {len(state.plan.steps)}",
         "steps": list(state.plan.steps),
-        "since": _shown(state.step_at) if state.step_at else None,
-        "last_decision": last.decision.action.value if last else None,
-        "why": _why(last.decision) if last else "",
-        "evidence": str(kept[-1].path) if kept else None,
+        "since": shown(state.step_at) if state.step_at else None,
+        **last_decision(journal.records()),
     }
 
 
@@ -252,18 +209,13 @@ def _record_json(journal: "Journal", kept: "Kept") -> dict[str, Any]:
         took_s = round(applied.applied_at - record.observation.at, 2)
     detected_s = time_to_detection(record)
     return {
-        "at": _shown(record.observation.at),
-        "action": record.decision.action.value,
-        "percent": record.decision.percent,
+        **base_row(kept),
         "seconds_to_detect": None if detected_s is None else round(detected_s, 2),
         "seconds_to_apply": took_s,
-        "why": _why(record.decision),
-        "evidence": str(kept.path),
     }
 
 
 def _history_line(row: Mapping[str, Any]) -> str:
-    """Return a decision in three lines, of which the last two are indented."""
     head = f"{row['at']}  {row['action']}"
     if row["percent"] is not None:
         head += f" to {row['percent']:g} %"
@@ -271,15 +223,7 @@ def _history_line(row: Mapping[str, Any]) -> str:
         head += f", detected in {row['seconds_to_detect']:.1f} s"
     if row["seconds_to_apply"] is not None:
         head += f", in force {row['seconds_to_apply']:.1f} s later"
-    return f"{head}\n  {row['why']}\n  {row['evidence']}"
-
-
-def _why(decision: "Decision") -> str:
-    return "; ".join(f"{reason.code.value}: {reason.detail}" for reason in decision.reasons)
-
-
-def _shown(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    return head
 
 
 def _exit_code(state: "State") -> int:

@@ -4,6 +4,7 @@ Shares are for new units; a unit keeps its first variant. So a move never change
 and a mistaken one costs the units of one period.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -19,13 +20,16 @@ from experiments.adaptive.records import (
     Plan,
     Reason,
     Recommendation,
+    Record,
     State,
+    Status,
 )
 from experiments.decision.verdict import Verdict
 from experiments.stats.bayes import ArmBelief, NormalPosterior, beliefs
 from experiments.stats.thompson import ThompsonPolicy, ThompsonRule, thompson_shares
 from experiments.stats.track_and_stop import ArmState, TrackAndStopRule
 from experiments.stats.track_and_stop import plan as track
+from experiments.steering.ownership import Ownership, edited, ownership
 
 _PARTS = 10_000
 """Parts of a split: 0.01 percent each, as the configuration has them."""
@@ -66,7 +70,7 @@ def decide(state: State, seen: Observation) -> Decision:
             return Decision(action=Action.HOLD, reasons=told)
         return _recommend(state, state.control, told, {})
     plan = state.plan
-    if seen.file is None or seen.file.file_sha256 != state.served.file_sha256:
+    if edited(state, seen):
         return _hold(Code.FILE_EDITED, "the config file holds an edit that is not deployed")
     names = sorted(state.served.percent)
     fewest = min((seen.arms[name].n if name in seen.arms else 0) for name in names)
@@ -90,6 +94,25 @@ def decide(state: State, seen: Observation) -> Decision:
         {name: 100 * share for name, share in shares.items()}
     )
     return _move(state, shares, Code.FOLLOWS_RESULTS, detail, seed=seed, known=known)
+
+
+def after(state: State, record: Record, *, at: float) -> State:
+    """Return the state after a decision was carried out, without what was deployed.
+
+    Args:
+        state: Before.
+        record: What was decided, and on what.
+        at: When it was in force.
+    """
+    match record.decision.action:
+        case Action.MOVE:
+            return dataclasses.replace(state, served_at=at, units_then=record.observation.units)
+        case Action.RECOMMEND:
+            return dataclasses.replace(state, status=Status.RECOMMENDED)
+        case Action.REFUSE:
+            return dataclasses.replace(state, status=Status.CONFLICT)
+        case Action.HOLD | Action.ADOPT:
+            return state
 
 
 def target_shares(plan: Plan, arms: Mapping[str, Arm], *, seed: int) -> dict[str, float]:
@@ -228,28 +251,23 @@ def _move(
 
 
 def _ownership(state: State, seen: Observation) -> Decision | None:
-    if not seen.active_config:
-        return _hold(Code.CONFIG_UNKNOWN, "the gateways do not answer, or do not agree yet")
-    ours = seen.active_config == state.served.config_hash
-    if ours and seen.file is not None and seen.file.file_sha256 == state.served.file_sha256:
-        return None
-    if (
-        seen.file is not None
-        and seen.file_declares
-        and seen.file_runs
-        and seen.file.config_hash == seen.active_config
-        and dict(seen.file.percent) == dict(state.served.percent)
-    ):
-        detail = f"{seen.active_config} was deployed with the same split and something else changed"
-        return _one(Action.ADOPT, Code.CONFIG_ADOPTED, detail)
-    if ours:
-        return None  # an edit that is not deployed: told where it would matter
-    return _one(
-        Action.REFUSE,
-        Code.CONFIG_FOREIGN,
-        f"the gateways run {seen.active_config}, not the {state.served.config_hash} that was "
-        "deployed here; what somebody else did is not overwritten",
-    )
+    match ownership(state, seen):
+        case Ownership.UNKNOWN:
+            return _hold(Code.CONFIG_UNKNOWN, "the gateways do not answer, or do not agree yet")
+        case Ownership.ADOPTABLE:
+            same = (
+                f"{seen.active_config} was deployed with the same split and something else changed"
+            )
+            return _one(Action.ADOPT, Code.CONFIG_ADOPTED, same)
+        case Ownership.OURS:
+            return None  # an edit that is not deployed: told where it would matter
+        case Ownership.FOREIGN:
+            return _one(
+                Action.REFUSE,
+                Code.CONFIG_FOREIGN,
+                f"the gateways run {seen.active_config}, not the {state.served.config_hash} that "
+                "was deployed here; what somebody else did is not overwritten",
+            )
 
 
 def _beliefs(arms: Mapping[str, Arm]) -> dict[str, ArmBelief]:

@@ -10,11 +10,8 @@ from pydantic import ConfigDict
 from experiments.adaptive.declaration import AdaptiveDeclaration, Method
 from experiments.decision.verdict import Reason as DecisionReason
 from experiments.decision.verdict import Verdict
-
-SCHEMA_VERSION = 1
-"""Version of the records. Readers refuse newer ones."""
-
-_CLOSED = ConfigDict(extra="forbid")
+from experiments.steering import records as steering
+from experiments.steering.records import CLOSED, Decided, Seen, Standing
 
 
 class Status(StrEnum):
@@ -74,21 +71,17 @@ class Code(StrEnum):
     """Track-and-stop's likelihood ratio has passed its threshold."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """One reason."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    code: Code
-    detail: str = ""
+Reason = steering.Reason[Code]
+"""One reason."""
+Served = steering.Served[Mapping[str, float]]
+"""A split, in percent by variant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What was declared."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     method: Method
     metric: str
@@ -119,49 +112,24 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A split as it is, or is to be, served."""
+class State(Standing):
+    """Where an adaptive experiment stands."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    percent: Mapping[str, float]
-    """By variant."""
-    config_hash: str
-    """Of the gateway's configuration."""
-    file_sha256: str
-    """Of the config file's text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Where an adaptive experiment stands; survives the controller."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    schema_version: int = SCHEMA_VERSION
-    experiment: str
-    version: int
-    control: str
     plan: Plan
     status: Status = Status.LEARNING
     served: Served
-    """What was deployed or found last."""
+    pending: Served | None = None
     served_at: float = 0.0
     """When it was in force, in seconds since the epoch."""
     units_then: int = 0
     """Sessions of the experiment when it was decided."""
-    pending: Served | None = None
-    """What is being deployed right now."""
-    n_decisions: int = 0
-    previous_sha256: str = ""
-    """Of the last decision's record: the records are a chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """What is known of one variant: the mean over periods, each with the weight of its size."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     n: int
     """Sessions that have the metric."""
@@ -171,21 +139,10 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(Seen):
     """Everything that one decision may rest on."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    at: float
-    """Seconds since the epoch."""
-    active_config: str
-    """Hash that all gateways report; empty where they disagree or do not answer."""
     file: Served | None
-    """The config file now; None if it cannot be read as a config."""
-    file_declares: bool = True
-    """Whether it still declares the same experiment: version, salt, variants, control."""
-    file_runs: bool = True
-    """Whether every replica runs the file; only asked before a file is relied on."""
     units: int = 0
     """Sessions of the experiment."""
     arms: Mapping[str, Arm] = field(default_factory=dict)
@@ -202,7 +159,7 @@ class Observation:
 class Recommendation:
     """Which variant to take."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     verdict: Verdict
     """PROMOTE_B for a treatment, KEEP_A for the control, as `carril exp decide` has them."""
@@ -210,15 +167,12 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Decided):
     """What to do, and why."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
     action: Action
     reasons: tuple[Reason, ...]
     percent: Mapping[str, float] | None = None
-    """The split to deploy; None leaves it alone."""
     seed: int | None = None
     """Of the draws that the shares came from."""
     best: Mapping[str, float] = field(default_factory=dict)
@@ -228,17 +182,5 @@ class Decision:
     recommendation: Recommendation | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A decision with everything it rested on: the evidence file, written before acting."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    schema_version: int = SCHEMA_VERSION
-    number: int
-    state: State
-    """Before the decision."""
-    observation: Observation
-    decision: Decision
-    previous_sha256: str
-    """Of the record before this one."""
+Record = steering.DecisionRecord[State, Observation, Decision]
+"""A decision with everything it rested on."""

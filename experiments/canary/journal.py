@@ -5,48 +5,27 @@ canary/NAME/rollback             somebody asks the controller at work to roll ba
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from experiments.canary.errors import CanaryBusy, CanaryError, NoCanary
 from experiments.canary.machine import decide
-from experiments.canary.records import Applied, Code, Decision, Record, State
+from experiments.canary.records import Applied, Code, Decision, Observation, Record, State
 from experiments.decision.codec import from_json, to_json
-from experiments.decision.journal import DecisionJournal, faults_of
-from experiments.decision.journal import Kept as KeptRecord
+from experiments.steering.journal import DecisionJournal, faults_of
+from experiments.steering.journal import Kept as KeptRecord
 from experiments.whole_file import write_whole
 
 Kept = KeptRecord[Record]
 """A record in its file."""
 
 
-class Journal(DecisionJournal[State, Record]):
-    """The folder of one experiment's canary.
+class Journal(DecisionJournal[State, Observation, Decision]):
+    """The folder of one experiment's canary."""
 
-    Args:
-        home: CARRIL_HOME.
-        experiment: Name of the experiment.
-    """
-
-    def __init__(self, home: Path, experiment: str) -> None:
-        super().__init__(home / "canary" / experiment, experiment, State, Record)
-
-    def busy(self, process: str) -> CanaryBusy:
-        """Return the error of a controller that finds another one at work."""
-        return CanaryBusy(
-            f"a controller (process {process}) drives the canary of {self.experiment!r}",
-            "watch it with: carril canary status",
-        )
-
-    def missing(self) -> NoCanary:
-        """Return the error of who asks for a state before there is one."""
-        return NoCanary(
-            f"there is no canary of {self.experiment!r}",
-            f"start one with: carril canary run {self.experiment}",
-        )
-
-    def damaged(self, message: str) -> CanaryError:
-        """Return the error of a file that cannot be read."""
-        return CanaryError(message)
+    kind = "canary"
+    command = "canary"
+    does = "drives the canary of"
+    nothing = "there is no canary of {}"
+    state_type = State
+    record_type = Record
 
     def seal(self, applied: Applied) -> None:
         """Write that a decision was carried out."""

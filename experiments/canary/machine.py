@@ -20,6 +20,7 @@ from experiments.canary.records import (
 from experiments.decision.checks import side_of
 from experiments.decision.evidence import MetricEvidence
 from experiments.stats.noninferiority import GuardrailState, judge
+from experiments.steering.ownership import Ownership, edited, ownership
 
 _EQUAL = 1e-9
 """Shares are multiples of 0.01 percent."""
@@ -121,33 +122,28 @@ def time_to_detection(record: Record) -> float | None:
 
 
 def _ownership(state: State, seen: Observation) -> Decision | None:
-    if not seen.active_config:
-        return _hold(Code.CONFIG_UNKNOWN, "the gateways do not answer, or do not agree yet")
-    ours = seen.active_config == state.served.config_hash
-    if ours and not _edited(state, seen):
-        return None
-    if (
-        seen.file is not None
-        and seen.file_declares
-        and seen.file_runs
-        and seen.file.config_hash == seen.active_config
-        and abs(seen.file.percent - state.served.percent) < _EQUAL
-        and state.status is not Status.READY
-    ):
-        detail = f"{seen.active_config} was deployed with the same split and something else changed"
-        return _one(Action.ADOPT, Code.CONFIG_ADOPTED, detail)
-    if ours:
-        return None
-    return _one(
-        Action.REFUSE,
-        Code.CONFIG_FOREIGN,
-        f"the gateways run {seen.active_config}; this canary deployed {state.served.config_hash} "
-        f"with {state.served.percent:g} % and will not overwrite what somebody else did",
-    )
+    match ownership(state, seen):
+        case Ownership.UNKNOWN:
+            return _hold(Code.CONFIG_UNKNOWN, "the gateways do not answer, or do not agree yet")
+        case Ownership.ADOPTABLE if state.status is not Status.READY:
+            same = (
+                f"{seen.active_config} was deployed with the same split and something else changed"
+            )
+            return _one(Action.ADOPT, Code.CONFIG_ADOPTED, same)
+        case _ if seen.active_config == state.served.config_hash:
+            return None
+        case _:
+            return _one(
+                Action.REFUSE,
+                Code.CONFIG_FOREIGN,
+                f"the gateways run {seen.active_config}; this canary deployed "
+                f"{state.served.config_hash} with {state.served.percent:g} % and will not "
+                "overwrite what somebody else did",
+            )
 
 
 def _start(plan: Plan, state: State, seen: Observation) -> Decision:
-    if _edited(state, seen) or not seen.file_runs:
+    if edited(state, seen) or not seen.file_runs:
         return _hold(Code.FILE_EDITED, "the config file is not what runs: deploy it first")
     larger = [step for step in plan.steps if step > state.served.percent + _EQUAL]
     same = [step for step in plan.steps if abs(step - state.served.percent) < _EQUAL]
@@ -204,7 +200,7 @@ def _next_step(plan: Plan, state: State, seen: Observation) -> Decision:
     if state.step + 1 >= len(plan.steps):
         detail = f"the treatment has {plan.steps[-1]:g} %, the last step"
         return _one(Action.COMPLETE, Code.RAMP_DONE, detail)
-    if _edited(state, seen):
+    if edited(state, seen):
         return _hold(Code.FILE_EDITED, "the config file holds an edit that is not deployed")
     look, percent = seen.look, plan.steps[state.step + 1]
     assert look is not None  # noqa: S101 (_waits holds without one below 100 %)
@@ -235,10 +231,6 @@ def _waits(plan: Plan, state: State, seen: Observation) -> Iterator[Reason]:
                 yield Reason(code=Code.GUARDRAIL_UNKNOWN, detail=f"{metric.name}: {problem}")
             case _:
                 yield Reason(code=Code.GUARDRAIL_OPEN, detail=_bounds(metric))
-
-
-def _edited(state: State, seen: Observation) -> bool:
-    return seen.file is None or seen.file.file_sha256 != state.served.file_sha256
 
 
 def _step_of(plan: Plan, percent: float | None) -> int:

@@ -8,11 +8,8 @@ from pydantic import ConfigDict
 
 from experiments.analysis.declaration import CanaryDeclaration
 from experiments.decision.evidence import Health, MetricEvidence
-
-SCHEMA_VERSION = 1
-"""Version of the records. Readers refuse newer ones."""
-
-_CLOSED = ConfigDict(extra="forbid")
+from experiments.steering import records as steering
+from experiments.steering.records import CLOSED, Decided, Seen, Standing
 
 
 class Status(StrEnum):
@@ -78,21 +75,17 @@ class Code(StrEnum):
     RAMP_DONE = "RAMP_DONE"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """One reason."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    code: Code
-    detail: str = ""
+Reason = steering.Reason[Code]
+"""One reason."""
+Served = steering.Served[float]
+"""A split, as the percent of the treatment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
     """Declared limits of an error burst; see `BurstDeclaration`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     last: int
     min_errors: int
@@ -105,7 +98,7 @@ class Burst:
 class Plan:
     """What was declared."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     steps: tuple[float, ...]
     """Percent of units with the treatment."""
@@ -137,50 +130,25 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A split as it is, or is to be, served."""
+class State(Standing):
+    """Where a canary stands."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    percent: float
-    """Share of the treatment."""
-    config_hash: str
-    """Of the gateway's configuration."""
-    file_sha256: str
-    """Of the config file's text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Where a canary stands; survives the controller."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    schema_version: int = SCHEMA_VERSION
-    experiment: str
-    version: int
-    control: str
     treatment: str
     plan: Plan
     status: Status = Status.READY
+    served: Served
+    pending: Served | None = None
     step: int = -1
     """Index into the plan's steps; -1 before the first."""
     step_at: float = 0.0
     """When the step was in force, in seconds since the epoch."""
-    served: Served
-    """What the canary deployed or found last."""
-    pending: Served | None = None
-    """What it is deploying right now."""
-    n_decisions: int = 0
-    previous_sha256: str = ""
-    """Of the last decision's record: the records are a chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recent:
     """The latest answers of a variant."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     answers: int = 0
     errors: int = 0
@@ -194,7 +162,7 @@ class Recent:
 class Look:
     """The guardrails of one step, compared."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
     n_control: int
     n_treatment: int
@@ -203,21 +171,10 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(Seen):
     """Everything that one decision may rest on."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    at: float
-    """Seconds since the epoch."""
-    active_config: str
-    """Hash that all gateways report; empty where they disagree or do not answer."""
     file: Served | None
-    """The config file now; None if it cannot be read as a config."""
-    file_declares: bool = True
-    """Whether it still declares the same experiment, version, salt, control and treatment."""
-    file_runs: bool = True
-    """Whether every replica runs the file; only asked before a file is relied on."""
     look: Look | None = None
     """None where there is nothing to compare: no units yet, or no control any more."""
     clean_at: float | None = None
@@ -227,40 +184,25 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Decided):
     """What to do, and why."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
 
     action: Action
     reasons: tuple[Reason, ...]
     percent: float | None = None
-    """Share of the treatment to deploy; None leaves the split alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A decision with everything it rested on: the evidence file, written before acting."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
-
-    schema_version: int = SCHEMA_VERSION
-    number: int
-    state: State
-    """Before the decision."""
-    observation: Observation
-    decision: Decision
-    previous_sha256: str
-    """Of the record before this one."""
+Record = steering.DecisionRecord[State, Observation, Decision]
+"""A decision with everything it rested on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """That a decision was carried out. Written afterwards: harm does not wait for a hash."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _CLOSED
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = steering.SCHEMA_VERSION
     number: int
     record_sha256: str
     applied_at: float

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.errors import GuidedError
 
-MODULES = ("canary", "drift", "evaluation", "gate", "registry", "retraining")
+MODULES = ("drift", "evaluation", "gate", "registry", "retraining", "steering")
 
 
 def classes() -> Iterator[type[GuidedError]]:

@@ -10,79 +10,27 @@ from threading import Event as Flag
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster.adaptive.controller import Controller
 from cluster.adaptive.split import read_declared
-from cluster.canary.split import Server
 from cluster.canary.split import read_declared as read_canary
 from cluster.cli.main import run
 from cluster.errors import CommandError
-from experiments.adaptive.journal import AdaptiveError, Journal, faults
+from experiments.adaptive.journal import Journal, faults
 from experiments.adaptive.records import Action, Code, Decision, State, Status
 from experiments.assignment import assign
 from experiments.events.records import Event
 from experiments.events.store import EventStore
+from experiments.steering.errors import ControllerBusy
 from serve_app.errors import ConfigError
+from tests.unit.cluster.steering.stage import NAME, Gateways, config, percent_of
 from tests.unit.experiments.events.builders import exposure, feedback, outcome
 
-NAME = "exp"
-CONFIG = """
-applications:
-  - name: gateway
-    route_prefix: /
-    import_path: serve_app.app:build_gateway
-    deployments:
-      - name: gateway
-        user_config:
-          models: {okla-chat: {experiment: exp}}
-          variants: {stable: {app: okla-stable}, candidate: {app: okla-candidate}}
-          experiments:
-            exp:   # a comment that stays
-              salt: salt-1
-              control: stable
-              allocation: {stable: 50, candidate: 50}
-              guardrails: {errors: {margin: 0.1}}
-              adaptive: {method: METHOD, every_s: 0.001, min_new_units: 100}
-  - name: okla-stable
-    import_path: serve_app.app:build_model
-    deployments: [{name: model, user_config: {engine: echo}}]
-  - name: okla-candidate
-    import_path: serve_app.app:build_model
-    deployments: [{name: model, user_config: {engine: echo}}]
-"""
-
-
-class Gateways(Server):
-    """A server whose gateways take what is deployed at once, or fail as a test says."""
-
-    def __init__(self, config: Path) -> None:
-        self.running = config.read_bytes()
-        self.failures: list[Exception] = []
-        self.splits: list[float] = []
-        super().__init__(config, _Api(self), http_url="http://gateway", timeout_s=1)  # type: ignore[arg-type]  # plays the API
-
-    def active_config(self) -> str:
-        return read_declared(self.running, NAME).served.config_hash
-
-    def runs_file(self) -> bool:
-        return self.text() == self.running
-
-
-class _Api:
-    def __init__(self, gateways: Gateways) -> None:
-        self._gateways = gateways
-
-    def details(self) -> dict[str, Any]:
-        apps = yaml.safe_load(self._gateways.running)["applications"]
-        return {"applications": {app["name"]: {"deployed_app_config": app} for app in apps}}
-
-    def deploy(self, raw: dict[str, Any]) -> None:
-        if self._gateways.failures:
-            raise self._gateways.failures.pop(0)
-        self._gateways.running = yaml.safe_dump(raw).encode()
-        served = read_declared(self._gateways.running, NAME).served
-        self._gateways.splits.append(served.percent["candidate"])
+CONFIG = config(
+    "{stable: 50, candidate: 50}",
+    """guardrails: {errors: {margin: 0.1}}
+              adaptive: {method: METHOD, every_s: 0.001, min_new_units: 100}""",
+)
 
 
 class Stage:
@@ -164,7 +112,7 @@ class Stage:
         store.close()
 
     def percent(self) -> float:
-        return read_declared(self.config.read_bytes(), NAME).served.percent["candidate"]
+        return percent_of(self.config.read_bytes())
 
 
 @pytest.fixture
@@ -202,9 +150,9 @@ def test_the_split_follows_the_results_until_the_better_variant_is_recommended(
     assert "# a comment that stays" in stage.config.read_text(encoding="utf-8")
     assert stage.percent() == dict(state.served.percent)["candidate"]
     if method != "track_and_stop":
-        assert stage.gateways.splits
-        assert max(stage.gateways.splits) > 50
-    steps = [50.0, *stage.gateways.splits]
+        assert stage.gateways.deployed
+        assert max(stage.gateways.deployed) > 50
+    steps = [50.0, *stage.gateways.deployed]
     assert all(abs(b - a) <= 20.0 + 1e-9 for a, b in pairwise(steps))
     assert all(10.0 <= split <= 90.0 for split in steps)
     with pytest.raises(CommandError, match="has its recommendation"):
@@ -247,10 +195,10 @@ def test_before_there_are_results_the_shares_are_equal(stage: Stage) -> None:
     controller = stage.controller()
     controller.begin()
     assert controller.tick().reasons[0].code is Code.BURN_IN
-    assert stage.gateways.splits == [50.0]
+    assert stage.gateways.deployed == [50.0]
     stage.users(100, stable=0.1, candidate=0.9)
     assert controller.tick().action is Action.HOLD
-    assert stage.gateways.splits == [50.0]
+    assert stage.gateways.deployed == [50.0]
 
 
 def test_a_split_that_loses_sessions_of_one_variant_moves_nothing(stage: Stage) -> None:
@@ -260,7 +208,7 @@ def test_a_split_that_loses_sessions_of_one_variant_moves_nothing(stage: Stage) 
     decision = controller.tick()
     assert (decision.action, decision.reasons[0].code) == (Action.HOLD, Code.UNHEALTHY)
     assert "SAMPLE_RATIO_MISMATCH" in decision.reasons[0].detail
-    assert stage.gateways.splits == []
+    assert stage.gateways.deployed == []
 
 
 def test_a_breached_guardrail_ends_with_the_control(stage: Stage) -> None:
@@ -287,13 +235,13 @@ def test_somebody_elses_split_is_left_alone_and_an_edit_is_not_deployed(stage: S
     text = stage.config.read_text(encoding="utf-8")
     stage.config.write_text(text.replace("margin: 0.1", "margin: 0.2"), encoding="utf-8")
     assert controller.tick().reasons[0].code is Code.FILE_EDITED
-    assert stage.gateways.splits == []
+    assert stage.gateways.deployed == []
     stage.gateways.running = text.replace(
         "stable: 50, candidate: 50", "stable: 70, candidate: 30"
     ).encode()
     assert controller.tick().action is Action.REFUSE
     assert controller.state.status is Status.CONFLICT
-    assert stage.gateways.splits == []
+    assert stage.gateways.deployed == []
 
 
 def test_a_deployment_that_failed_is_finished_by_the_next_controller(stage: Stage) -> None:
@@ -311,6 +259,27 @@ def test_a_deployment_that_failed_is_finished_by_the_next_controller(stage: Stag
     assert stage.percent() == pending.percent["candidate"]
     assert len(stage.journal.records()) == 1
     assert faults(stage.journal.records()) == []
+
+
+def test_a_split_that_comes_into_force_while_it_is_looked_at_is_nobody_elses(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = stage.controller()
+    controller.begin()
+    stage.users(600, stable=0.6, candidate=0.64)
+    stage.gateways.failures = [CommandError("not every gateway runs it")]
+    with pytest.raises(CommandError, match="not every gateway"):
+        controller.tick()
+    wanted = controller.state.pending
+    assert wanted is not None
+    agreed = iter(["", wanted.config_hash])
+    monkeypatch.setattr(Gateways, "active_config", lambda _self: next(agreed, ""))
+    decision = controller.tick()
+    assert (decision.action, decision.reasons[0].code) == (Action.HOLD, Code.CONFIG_UNKNOWN)
+    monkeypatch.undo()
+    controller.tick()
+    assert controller.state.status is Status.LEARNING
+    assert controller.state.served == wanted
 
 
 def test_another_cache_with_the_same_split_is_adopted(stage: Stage) -> None:
@@ -331,7 +300,10 @@ def test_it_runs_until_it_is_stopped_and_only_once_at_a_time(stage: Stage) -> No
         controller = stage.controller()
         controller.begin()
         assert controller.run(stop, interval_s=0.01).status is Status.LEARNING
-        with pytest.raises(AdaptiveError, match="moves the split of 'exp'"), stage.journal.locked():
+        with (
+            pytest.raises(ControllerBusy, match="moves the split of 'exp'"),
+            stage.journal.locked(),
+        ):
             pass
 
 

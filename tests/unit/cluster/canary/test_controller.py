@@ -13,81 +13,27 @@ import pytest
 import yaml
 
 from cluster.canary.controller import Controller
-from cluster.canary.split import Server, read_declared
+from cluster.canary.split import read_declared, treatment_of
 from cluster.errors import CommandError
+from cluster.steering.server import Server
 from cluster.validate import ServeConfig, load_serve_config
 from experiments.analysis.declaration import CanaryDeclaration
-from experiments.canary.errors import CanaryBusy
 from experiments.canary.journal import Journal, faults
 from experiments.canary.records import Action, Decision, State, Status
 from experiments.decision.codec import to_json
 from experiments.events.records import Event, Outcome
 from experiments.events.store import EventStore
+from experiments.steering.errors import ControllerBusy
 from serve_app.errors import ConfigError
 from serve_app.gateway.inference_ids import InferenceIds
+from tests.unit.cluster.steering.stage import NAME, Gateways, config, percent_of
 from tests.unit.experiments.analysis.sessions import exposed
 from tests.unit.experiments.events.builders import outcome
 
-NAME = "exp"
 IDS = InferenceIds(b"s" * 32)
-CONFIG = """
-applications:
-  - name: gateway
-    route_prefix: /
-    import_path: serve_app.app:build_gateway
-    deployments:
-      - name: gateway
-        user_config:
-          models: {okla-chat: {experiment: exp}}
-          variants: {stable: {app: okla-stable}, candidate: {app: okla-candidate}}
-          experiments:
-            exp:   # a comment that stays
-              salt: salt-1
-              control: stable
-              allocation: {stable: 100, candidate: 0}
-              canary: {steps: [50, 100], min_step_s: 0, min_units: 50}
-  - name: okla-stable
-    import_path: serve_app.app:build_model
-    deployments: [{name: model, user_config: {engine: echo}}]
-  - name: okla-candidate
-    import_path: serve_app.app:build_model
-    deployments: [{name: model, user_config: {engine: echo}}]
-"""
-
-
-class Gateways(Server):
-    """A server whose gateways take what is deployed at once, or as a test says."""
-
-    def __init__(self, config: Path) -> None:
-        self.running = config.read_bytes()
-        self.failures: list[Exception] = []
-        self.deployed: list[float] = []
-        super().__init__(config, _Api(self), http_url="http://gateway", timeout_s=1)  # type: ignore[arg-type]  # plays the API
-
-    def active_config(self) -> str:
-        return read_declared(self.running, NAME).served.config_hash
-
-    def runs_file(self) -> bool:
-        return self.text() == self.running
-
-    @property
-    def percent(self) -> float:
-        return read_declared(self.running, NAME).served.percent
-
-
-class _Api:
-    def __init__(self, gateways: Gateways) -> None:
-        self._gateways = gateways
-
-    def details(self) -> dict[str, Any]:
-        apps = yaml.safe_load(self._gateways.running)["applications"]
-        return {"applications": {app["name"]: {"deployed_app_config": app} for app in apps}}
-
-    def deploy(self, raw: dict[str, Any]) -> None:
-        if self._gateways.failures:
-            raise self._gateways.failures.pop(0)
-        self._gateways.running = yaml.safe_dump(raw).encode()
-        self._gateways.deployed.append(self._gateways.percent)
+CONFIG = config(
+    "{stable: 100, candidate: 0}", "canary: {steps: [50, 100], min_step_s: 0, min_units: 50}"
+)
 
 
 class Stage:
@@ -123,7 +69,7 @@ class Stage:
         return found
 
     def on_disk(self) -> float:
-        return read_declared(self.config.read_bytes(), NAME).served.percent
+        return percent_of(self.config.read_bytes())
 
 
 def answer(unit: str, variant: str, duration_s: float = 0.5, **changes: Any) -> Outcome:
@@ -283,7 +229,7 @@ def test_a_request_reaches_the_controller_that_runs(at_half: Stage) -> None:
 def test_only_one_controller_drives_a_canary(at_half: Stage) -> None:
     with (
         at_half.journal.locked(),
-        pytest.raises(CanaryBusy, match=r"a controller \(process \d+\)"),
+        pytest.raises(ControllerBusy, match=r"a controller \(process \d+\)"),
         Journal(at_half.journal.folder.parents[1], NAME).locked(),
     ):
         pass
@@ -378,9 +324,9 @@ def test_the_readme_shows_the_defaults() -> None:
 
 def test_the_example_can_be_deployed_and_ramped() -> None:
     example = Path(__file__).parents[4] / "cluster" / "examples" / "canary_echo.yaml"
-    config = load_serve_config(example)
-    assert list(config.app_names) == ["gateway", "okla-stable", "okla-candidate"]
+    loaded = load_serve_config(example)
+    assert list(loaded.app_names) == ["gateway", "okla-stable", "okla-candidate"]
     declared = read_declared(example.read_bytes(), "okla-v1-v2")
-    assert (declared.treatment, declared.served.percent) == ("candidate", 0.0)
+    assert (treatment_of(declared.experiment), declared.served.percent) == ("candidate", 0.0)
     # The edit that the README makes.
     assert "echo: {tag: candidate, prefill_s: 0.05, fail_rate: 0}" in example.read_text()

@@ -12,13 +12,15 @@ import pytest
 import yaml
 
 from cluster.canary.controller import Controller
-from cluster.canary.split import Server, read_declared
+from cluster.canary.split import read_declared
+from cluster.steering.server import Server
 from experiments.canary.journal import Journal, faults
 from experiments.canary.records import Code, State, Status
 from experiments.events.store import EventStore
 from serve_app.config import content_hash
 from serve_app.engines.echo import EchoEngine
-from tests.unit.cluster.canary.test_controller import CONFIG, NAME
+from tests.unit.cluster.canary.test_controller import CONFIG
+from tests.unit.cluster.steering.stage import NAME
 from tests.unit.gateway.builders import CHAT, Gateway, model_config
 from tests.unit.gateway.over_http import CHAT_PATH
 

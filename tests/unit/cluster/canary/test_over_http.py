@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.canary.split import read_declared
 from cluster.cli.main import run
-from tests.unit.cluster.canary.test_controller import NAME
 from tests.unit.cluster.canary.test_live import HELD, QUICK, Live
+from tests.unit.cluster.steering.stage import NAME
 
 _APPLICATIONS = "/api/serve/applications/"
 

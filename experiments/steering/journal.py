@@ -11,36 +11,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from experiments.decision.codec import UnreadableRecord, from_json, to_json
-from experiments.errors import GuidedError
+from experiments.steering.errors import ControllerBusy, NothingYet, SteeringError
+from experiments.steering.records import D, Decided, DecisionRecord, O, S
 from experiments.whole_file import write_whole
 
-
-class _Action(Protocol):
-    @property
-    def value(self) -> str: ...
-
-
-class _Decision(Protocol):
-    @property
-    def action(self) -> _Action: ...
-
-
-class _Record(Protocol):
-    @property
-    def number(self) -> int: ...
-
-    @property
-    def decision(self) -> Any: ...  # a dataclass with an `action`, another one for each controller
-
-    @property
-    def previous_sha256(self) -> str: ...
-
-
-S = TypeVar("S")
-R = TypeVar("R", bound=_Record)
+R = TypeVar("R", bound=DecisionRecord[Any, Any, Any])
 
 
 class Kept(NamedTuple, Generic[R]):
@@ -51,42 +29,35 @@ class Kept(NamedTuple, Generic[R]):
     sha256: str
 
 
-class DecisionJournal(Generic[S, R]):
-    """The folder of one experiment's controller.
+class DecisionJournal(Generic[S, O, D]):
+    """The folder of one experiment's controller, by what kind of controller it is.
 
     Args:
-        folder: Where everything is.
+        home: CARRIL_HOME.
         experiment: Name of the experiment.
-        state: Type of its state.
-        record: Type of its records.
     """
 
-    def __init__(self, folder: Path, experiment: str, state: type[S], record: type[R]) -> None:
+    kind: str
+    """Name of the folder under CARRIL_HOME."""
+    command: str
+    """The commands of this controller, for messages."""
+    does: str
+    """What it does, as in: a controller {does} 'NAME'."""
+    nothing: str
+    """What is told before it has begun, with {} for the name."""
+    state_type: type[S]
+    record_type: type[DecisionRecord[S, O, D]]
+
+    def __init__(self, home: Path, experiment: str) -> None:
         self.experiment = experiment
-        self.folder = folder
-        self._state = state
-        self._record = record
-
-    def busy(self, process: str) -> GuidedError:
-        """Return the error of a controller that finds another one at work."""
-        return GuidedError(
-            f"another controller (process {process}) drives {self.experiment!r}", "stop it first"
-        )
-
-    def missing(self) -> GuidedError:
-        """Return the error of who asks for a state before there is one."""
-        return GuidedError(f"there is nothing of {self.experiment!r} yet", "start it first")
-
-    def damaged(self, message: str) -> GuidedError:
-        """Return the error of a file that cannot be read."""
-        return GuidedError(message, "put the file back, or move the folder away")
+        self.folder = home / self.kind / experiment
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other controllers out; the kernel frees the lock of one that dies.
 
         Raises:
-            GuidedError: If another one is at work.
+            ControllerBusy: If another one is at work.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a+", encoding="utf-8") as file:
@@ -94,7 +65,11 @@ class DecisionJournal(Generic[S, R]):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise self.busy(file.read().strip() or "unknown") from None
+                process = file.read().strip() or "unknown"
+                raise ControllerBusy(
+                    f"a controller (process {process}) {self.does} {self.experiment!r}",
+                    f"watch it with: carril {self.command} status",
+                ) from None
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
@@ -104,25 +79,28 @@ class DecisionJournal(Generic[S, R]):
         """Return the state; None if there is none yet.
 
         Raises:
-            GuidedError: If the file is damaged or newer.
+            SteeringError: If the file is damaged or newer.
         """
         path = self.folder / "state.json"
         try:
-            return from_json(self._state, path.read_bytes())
+            return from_json(self.state_type, path.read_bytes())
         except FileNotFoundError:
             return None
         except UnreadableRecord as error:
-            raise self.damaged(f"{path}: {error}") from error
+            raise SteeringError(f"{path}: {error}") from error
 
     def require(self) -> S:
         """Return the state.
 
         Raises:
-            GuidedError: If there is none yet.
+            NothingYet: If there is none yet.
         """
         state = self.load()
         if state is None:
-            raise self.missing()
+            raise NothingYet(
+                self.nothing.format(f"{self.experiment!r}"),
+                f"start it with: carril {self.command} run {self.experiment}",
+            )
         return state
 
     def save(self, state: S) -> None:
@@ -139,7 +117,7 @@ class DecisionJournal(Generic[S, R]):
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "config.yaml", text)
 
-    def append(self, record: R) -> Kept[R]:
+    def append(self, record: DecisionRecord[S, O, D]) -> Kept[DecisionRecord[S, O, D]]:
         """Write an evidence file."""
         folder = self.folder / "decisions"
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,24 +126,24 @@ class DecisionJournal(Generic[S, R]):
         write_whole(path, content)
         return Kept(path, record, hashlib.sha256(content).hexdigest())
 
-    def records(self) -> list[Kept[R]]:
+    def records(self) -> list[Kept[DecisionRecord[S, O, D]]]:
         """Return all decisions, oldest first.
 
         Raises:
-            GuidedError: If a file is damaged or newer.
+            SteeringError: If a file is damaged or newer.
         """
         found = []
         for path in sorted((self.folder / "decisions").glob("*.json")):
             content = path.read_bytes()
             try:
-                record = from_json(self._record, content)
+                record = from_json(self.record_type, content)
             except UnreadableRecord as error:
-                raise self.damaged(f"{path}: {error}") from error
+                raise SteeringError(f"{path}: {error}") from error
             found.append(Kept(path, record, hashlib.sha256(content).hexdigest()))
         return found
 
 
-def faults_of(kept: Sequence[Kept[R]], again: Callable[[R], _Decision | None]) -> list[str]:
+def faults_of(kept: Sequence[Kept[R]], again: Callable[[R], Decided | None]) -> list[str]:
     """Decide every record again, and follow their chain; return what does not hold.
 
     Args:

@@ -1,0 +1,1 @@
+"""Moves splits on a cluster: joins event log, deployable config and running gateways."""
