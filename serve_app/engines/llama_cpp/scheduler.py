@@ -180,14 +180,15 @@ class Scheduler:
             found += [_Guess(chance ** (place + 1), at) for place in range(n_guessed)]
         return sorted(found, reverse=True)[:n]
 
-    def retire(self, job: Job, *, keep: bool) -> None:
+    def retire(self, job: Job, *, keep: bool, answered: bool = False) -> None:
         """Take a job out, wherever it is.
 
         Args:
             job: Waiting or running.
             keep: Leave its KV memory to the prefix cache.
+            answered: Whether its answer is complete.
         """
-        self.seats.leave(job, keep=keep)
+        self.seats.leave(job, keep=keep, answered=answered)
         job.close()
 
     def relieve(self) -> bool:

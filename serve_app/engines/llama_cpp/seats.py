@@ -78,19 +78,20 @@ class Seats:
             if any(other.n_overtaken >= _MAX_OVERTAKEN for other in without_memory):
                 return
 
-    def leave(self, job: Job, *, keep: bool) -> None:
+    def leave(self, job: Job, *, keep: bool, answered: bool = False) -> None:
         """Take a job out, wherever it is.
 
         Args:
             job: Waiting or running.
             keep: Leave its KV memory to the prefix cache.
+            answered: Whether its answer is complete, so that its time in a slot says something.
         """
         if job.seq_id is None:
             if job in self.waiting:
                 self.waiting.remove(job)
             return
         self._give_back(job, keep=keep)
-        if keep:  # it was answered
+        if answered:
             self.service_time.record(job.slot_s)
 
     def preempt(self, job: Job) -> None:

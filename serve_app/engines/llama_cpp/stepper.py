@@ -258,7 +258,7 @@ class Stepper:
         if part.guesses or part.n_blanks:
             self.pool.cut(_sequence(job), job.n_past)
         if reason is not None:
-            self._leave(job, keep=True)
+            self._leave(job, keep=True, answered=True)
 
     def _count_right(self, job: Job, start: int, guesses: tuple[int, ...]) -> None:
         # Takes over the KV memory of the guesses that turned out right.
@@ -367,8 +367,8 @@ class Stepper:
         self._outbox.put(job.channel, error)
         self._leave(job, keep=False)
 
-    def _leave(self, job: Job, *, keep: bool) -> None:
-        self.scheduler.retire(job, keep=keep)
+    def _leave(self, job: Job, *, keep: bool, answered: bool = False) -> None:
+        self.scheduler.retire(job, keep=keep, answered=answered)
         self._on_done(job)
 
     def _deliver(self) -> None:

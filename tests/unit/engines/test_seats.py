@@ -151,3 +151,13 @@ def test_everybody_is_served_under_a_flood_of_users(data):
             if end <= clock.now:
                 seats.leave(job, keep=True)
                 done.add(job)
+
+
+def test_only_complete_answers_say_how_long_a_slot_is_held(clock):
+    seats = make_seats(clock, 1)
+    for seconds, answered in ((10, True), (0.1, False), (0.1, False)):
+        job = make_job(clock)
+        put(seats, job)
+        clock.now += seconds
+        seats.leave(job, keep=True, answered=answered)  # a reader who left is kept, too
+    assert (seats.service_time.n_seen, seats.service_time.mean_s) == (1, 10)
