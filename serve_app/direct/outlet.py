@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 from serve_app.direct.frames import encode
 from serve_app.direct.inbox import ReplyTo
@@ -9,6 +10,9 @@ from serve_app.errors import EngineFailed
 from serve_app.model.calls import ReplyBatch
 
 _CONNECT_S = 2.0
+_BELIEVED_S = 5.0
+"""How long a gateway counts as out of reach after it was: its calls that are on their way already
+shall not each wait for a connection in turn."""
 
 
 class Unreachable(Exception):
@@ -21,6 +25,7 @@ class Outlet:
     def __init__(self) -> None:
         self._writers: dict[tuple[str, int], asyncio.StreamWriter] = {}
         self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
+        self._failed: dict[tuple[str, int], tuple[float, str]] = {}
 
     async def connect(self, reply_to: ReplyTo) -> "Sender":
         """Return the way to a stream's reader.
@@ -33,11 +38,16 @@ class Outlet:
             known = self._writers.get(place)
             if known is not None and not known.is_closing():
                 return Sender(known, reply_to.secret)
+            until, reason = self._failed.get(place, (0.0, ""))
+            if time.monotonic() < until:
+                raise Unreachable(reason)
             try:
                 async with asyncio.timeout(_CONNECT_S):
                     _, writer = await asyncio.open_connection(*place)
             except (OSError, TimeoutError) as error:
-                raise Unreachable(f"{place[0]}:{place[1]}: {error}") from error
+                reason = f"{place[0]}:{place[1]}: {str(error) or 'no answer'}"
+                self._failed[place] = time.monotonic() + _BELIEVED_S, reason
+                raise Unreachable(reason) from error
             finally:
                 self._forget_closed()
             self._writers[place] = writer
@@ -51,6 +61,8 @@ class Outlet:
         self._writers.clear()
 
     def _forget_closed(self) -> None:
+        now = time.monotonic()
+        self._failed = {place: known for place, known in self._failed.items() if now < known[0]}
         for place, writer in list(self._writers.items()):
             if writer.is_closing():
                 del self._writers[place]

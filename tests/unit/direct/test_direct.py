@@ -155,6 +155,27 @@ async def test_a_gateway_out_of_reach_is_told_before_anything_is_computed():
     assert not inbox.usable
 
 
+async def test_calls_do_not_wait_one_after_another_for_a_gateway_out_of_reach(monkeypatch):
+    attempts = []
+
+    async def nobody_answers(*place):
+        attempts.append(place)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("asyncio.open_connection", nobody_answers)
+    monkeypatch.setattr("serve_app.direct.outlet._CONNECT_S", 0.02)
+    outlet, reply_to = Outlet(), ReplyTo("10.0.0.9", 4711, b"s" * 16)
+    calls = [outlet.connect(reply_to) for _ in range(20)]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in found] == [Unreachable] * 20
+    assert "10.0.0.9:4711: no answer" in str(found[-1])
+    assert len(attempts) == 1
+    monkeypatch.setattr("serve_app.direct.outlet._BELIEVED_S", 0.0)
+    with pytest.raises(Unreachable):
+        await Outlet().connect(reply_to)
+    assert len(attempts) == 2
+
+
 async def test_a_reader_that_has_gone_costs_nothing_and_disturbs_nobody(ends):
     inbox, outlet = ends
     gone, here = await inbox.expect(), await inbox.expect()
