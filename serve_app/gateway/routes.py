@@ -178,9 +178,6 @@ def _route(gateway: GatewayState, handler: Handler) -> Callable[[Request], Await
 async def _answer(
     active: Active, prepared: Prepared, inbound: Inbound, request: Request
 ) -> Response:
-    if prepared.decision.sticky:
-        prepared = await active.sticky.settle(prepared, inbound, active.config, active.variants)
-    describe_assignment(inbound.span, prepared.jobs[0])
     exchange = Exchange(
         prepared=prepared,
         inbound=inbound,
@@ -188,12 +185,20 @@ async def _answer(
         config_hash=active.config.config_hash,
         started=request.state.received_at,
     )
+    if prepared.decision.sticky:
+        await _settle(active, exchange)
+    describe_assignment(inbound.span, exchange.prepared.jobs[0])
     try:
         if not prepared.stream:
             # The request holds one place already; a batch of prompts is as many generations.
-            release = active.admission.enter(
-                inbound.caller.tenant, len(prepared.jobs) - 1, inbound.priority
-            )
+            try:
+                release = active.admission.enter(
+                    inbound.caller.tenant, len(prepared.jobs) - 1, inbound.priority
+                )
+            except RequestError as error:
+                if prepared.decision.sticky:
+                    active.service.turn_away(exchange, error)
+                raise
             try:
                 body = await active.service.complete(exchange)
             finally:
@@ -208,6 +213,29 @@ async def _answer(
         headers={**exchange.headers(), "x-accel-buffering": "no"},
         span=inbound.span,
     )
+
+
+async def _settle(active: Active, exchange: Exchange) -> None:
+    """Give the request the variant that its unit has had first.
+
+    A client that leaves meanwhile does not stop it: the unit is enrolled all the same, and without
+    an outcome it would count as one whose answer was lost.
+    """
+    settling = asyncio.create_task(
+        active.sticky.settle(exchange.prepared, exchange.inbound, active.config, active.variants)
+    )
+    try:
+        exchange.prepared = await asyncio.shield(settling)
+    except asyncio.CancelledError as left:
+        leaving = left
+
+        def settled(task: asyncio.Task[Prepared]) -> None:
+            if not task.cancelled() and task.exception() is None:
+                exchange.prepared = task.result()
+                active.service.turn_away(exchange, leaving)
+
+        settling.add_done_callback(settled)
+        raise
 
 
 class _Answer(Response):

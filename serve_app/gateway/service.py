@@ -153,6 +153,12 @@ class Service:
         """Count and record an answer from `complete`: after the client has it, not before."""
         self._leave(exchange, None)
 
+    def turn_away(self, exchange: Exchange, error: BaseException) -> None:
+        """Count and record a request that ends before `complete`, though its unit is enrolled."""
+        self._enter(exchange)
+        exchange.ended = time.monotonic()
+        self._leave(exchange, error)
+
     async def open_stream(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         """Return the events of a stream, once its first token is there. Iterate or close it.
 

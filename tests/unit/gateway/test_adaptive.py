@@ -223,6 +223,57 @@ async def test_a_variant_that_left_the_experiment_is_served_no_more_and_leaves_a
     assert node.store.count("exposure_conflicts") == 4
 
 
+@pytest.mark.parametrize(("unit", "variant"), [("s0", "stable"), ("new", "candidate")])
+async def test_a_client_that_leaves_while_its_unit_is_settled_leaves_an_outcome_of_the_kept_variant(
+    node: Node, unit: str, variant: str
+) -> None:
+    await ask(node.gateway(100), range(1))
+    gateway = node.gateway(0)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(events: Any) -> Any:
+        asked.set()
+        await answered.wait()
+        return await node.append(events)
+
+    gateway.events._append = slow
+    query = "SELECT unit, variant FROM outcomes WHERE status = 'aborted'"
+    async with gateway.client() as client, asyncio.timeout(5):
+        leaving = asyncio.create_task(
+            client.post(CHAT_PATH, json=CHAT, headers={"x-session-id": unit})
+        )
+        await asked.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        answered.set()
+        while not (rows := node.store._db.execute(query).fetchall()):
+            await gateway.events.flush()
+            await asyncio.sleep(0)
+    assert rows == [(unit, variant)]
+    active = gateway.metrics.registry.get_sample_value
+    assert active("okla_llm_active_requests", {"variant": variant}) == 0
+
+
+async def test_a_batch_that_finds_no_place_after_its_unit_was_settled_leaves_an_outcome(
+    node: Node,
+) -> None:
+    gateway = node.gateway(0)
+    assert gateway.active is not None
+    limits = gateway.active.admission.limits
+    gateway.active.admission.limits = limits.model_copy(update={"max_in_flight": 1})
+    async with gateway.client() as client:
+        answer = await client.post(
+            "/v1/completions",
+            json={"model": "okla-chat", "prompt": ["a", "b"], "temperature": 1},
+            headers={"x-session-id": "s0"},
+        )
+    assert answer.status_code in (429, 503)
+    await gateway.events.flush()
+    rows = node.store._db.execute("SELECT unit, variant, status FROM outcomes").fetchall()
+    assert rows == [("s0", "candidate", "error")]
+
+
 async def test_other_experiments_take_the_way_they_always_took(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "spool")
     enrolled: list[Any] = []
