@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from experiments.evaluation.amounts import Amount, amounts_in
 from experiments.evaluation.items import InventoryRow, Item
+from experiments.grounding.vehicles import known_vehicles
 
-_MODELS_FILE = Path(__file__).with_name("data") / "vehicle_models.txt"
 _YEAR = re.compile(r"(?<![\w$.,-])(?:19[89]\d|20[0-3]\d)(?![\w]|[.,-]\d)")
 
 
@@ -39,7 +38,8 @@ def claims_in(text: str, *, extra_models: Iterable[str] = ()) -> Claims:
         masked[price.start : price.end] = " " * (price.end - price.start)
     rest = "".join(masked)
     models = dict(_known_models())
-    models |= {_fold(name): _pattern(name) for name in extra_models}
+    for name in extra_models:
+        models.setdefault(_fold(name), _pattern(name))
     named = {folded for folded, pattern in models.items() if pattern.search(rest)}
     return Claims(
         prices=tuple(prices),
@@ -103,11 +103,14 @@ def _wrong_pairs(rows: Sequence[InventoryRow], claims: Claims, said: Claims) -> 
 
 @cache
 def _known_models() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    names: list[str] = []
-    for line in _MODELS_FILE.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            names += [name.strip() for name in line.split(":", 1)[1].split(",")]
-    return tuple((_fold(name), _pattern(name)) for name in names)
+    return tuple(
+        (
+            _fold(vehicle.model),
+            # `Mira esa` names no Daihatsu.
+            _pattern(f"{vehicle.make} {vehicle.model}" if vehicle.is_spoken else vehicle.model),
+        )
+        for vehicle in known_vehicles()
+    )
 
 
 def _pattern(name: str) -> re.Pattern[str]:

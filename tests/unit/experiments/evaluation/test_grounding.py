@@ -51,6 +51,11 @@ def test_a_word_is_no_model():
     assert claims_in("un Kia Rio y un Nissan Note").models == {"rio", "note"}
 
 
+def test_an_imperative_that_a_model_is_called_like_is_one_after_its_make_only():
+    assert not claims_in("Mira esa: te la dejo. Note que está nueva").models
+    assert claims_in("Mira esa Daihatsu Mira").models == {"mira"}
+
+
 def test_a_longer_name_hides_the_shorter_inside_it():
     assert claims_in("una Grand Cherokee").models == {"grandcherokee"}
 
