@@ -44,6 +44,8 @@ class Token(NamedTuple):
     piece: bytes
     logprob: float
     """Of this token among all, before any grammar."""
+    top: tuple[tuple[bytes, float], ...] = ()
+    """The likeliest tokens at its place with their logprobs, best first."""
 
 
 class Generation(NamedTuple):
@@ -153,6 +155,7 @@ class GgufModel:
         max_tokens: int,
         n_prefix: int = 0,
         grammar: "Grammar | None" = None,
+        n_top: int = 0,
     ) -> Generation:
         """Return the greedy reply with the probability of every token.
 
@@ -163,6 +166,7 @@ class GgufModel:
                 with the same ones. They are decoded apart, so an answer does not depend on which
                 prompts came before it.
             grammar: What the reply must keep.
+            n_top: Candidates to tell for every token.
 
         Raises:
             ValueError: If prompt and reply may not fit into the context.
@@ -186,7 +190,7 @@ class GgufModel:
                     return Generation(tuple(tokens), True, first_token_s)
                 if walk is not None:
                     walk.accept(token)
-                tokens.append(Token(self._piece(token), _logprob(row, token)))
+                tokens.append(self._scored(row, token, n_top))
                 self._decode([token], len(ids) + len(tokens) - 1)
             return Generation(tuple(tokens), False, first_token_s)
         finally:
@@ -222,6 +226,17 @@ class GgufModel:
             self._context, adapters, 1, (ctypes.c_float * 1)(1.0)
         ):
             raise GgufError(f"llama_set_adapters_lora returned {status}")
+
+    def _scored(self, row: NDArray[np.float32], token: int, n_top: int) -> Token:
+        wide = row.astype(np.float64)
+        peak = wide.max()
+        norm = float(peak + np.log(np.exp(wide - peak).sum()))
+        top: tuple[tuple[bytes, float], ...] = ()
+        if n_top:
+            best = np.argpartition(wide, -n_top)[-n_top:]
+            best = best[np.lexsort((best, -wide[best]))]
+            top = tuple((self._piece(int(i)), float(wide[i]) - norm) for i in best)
+        return Token(self._piece(token), float(wide[token]) - norm, top)
 
     def _piece(self, token: int) -> bytes:
         room = 256
@@ -305,12 +320,6 @@ class GrammarWalk:
         array = llama_cpp.llama_token_data_array(self._one, 1, -1, False)
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(array))
         return bool(self._one[0].logit == 0.0)
-
-
-def _logprob(row: NDArray[np.float32], token: int) -> float:
-    wide = row.astype(np.float64)
-    top = wide.max()
-    return float(wide[token] - top - np.log(np.exp(wide - top).sum()))
 
 
 @contextmanager

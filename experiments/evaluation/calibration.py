@@ -1,7 +1,9 @@
 """Whether a probability of 0.9 is right nine times out of ten.
 
-Only the chosen intent's probability is known, so the event that is calibrated is "the answer is
-right", and a temperature divides the log-odds of that probability.
+The event is "the answer is right". The calibration that is kept with a model was fitted on other
+data and is measured on all answers. For a model without one, a temperature that divides the
+log-odds of the chosen intent's probability is fitted on half of the groups and measured on the
+other half.
 """
 
 import hashlib
@@ -12,16 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from experiments.evaluation.intent_calibration import IntentCalibration
 from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.report import (
     Calibration,
     CalibrationFigures,
+    KeptCalibration,
     ReliabilityBin,
     SelectivePoint,
 )
 
 N_BINS = 15
 """As in Guo et al. (2017), "On Calibration of Modern Neural Networks"."""
+_RESAMPLES = 1_000
+"""Of groups, for a 95 % interval of the ECE; its ends are then known to a tenth of its width."""
+_SEED = 20_261_126
 _COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _EPSILON = 1e-6
 """Probabilities are kept this far from 0 and 1: float32 rounds near-certain ones to 1, whose
@@ -37,11 +44,17 @@ class Scored(NamedTuple):
     right: Floats
 
 
-def calibrate(predictions: Sequence[Prediction]) -> Calibration:
+def calibrate(
+    predictions: Sequence[Prediction], kept: IntentCalibration | None = None
+) -> Calibration:
     """Measure calibration, fit a temperature on half of the groups, and measure on the others.
 
     Groups go to a half by a hash of their name, so that near-duplicates stay together and every
     run over the same items splits alike.
+
+    Args:
+        predictions: Judged answers.
+        kept: The calibration of the model, by which their `confidence` was computed.
     """
     known = [p for p in predictions if p.correct is not None]
     usable = [p for p in known if p.probability is not None]
@@ -61,6 +74,7 @@ def calibrate(predictions: Sequence[Prediction]) -> Calibration:
         heldout_raw=figures(held) if len(held.right) else None,
         heldout_fitted=fitted,
         selective=selective_accuracy(all_scored) if len(all_scored.right) else (),
+        kept=None if kept is None else _kept(known, kept),
     )
 
 
@@ -90,8 +104,7 @@ def reliability_bins(scored: Scored, *, adaptive: bool = False) -> tuple[Reliabi
         parts = [part for part in np.array_split(order, N_BINS) if len(part)]
         edges = [(float(scored.probability[p[0]]), float(scored.probability[p[-1]])) for p in parts]
     else:
-        # Intervals are open on the left, as in the paper; 0 itself belongs to the first.
-        numbers = np.clip(np.ceil(scored.probability * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+        numbers = _bin_numbers(scored.probability)
         parts = [np.flatnonzero(numbers == i) for i in range(N_BINS)]
         edges = [(i / N_BINS, (i + 1) / N_BINS) for i in range(N_BINS)]
     return tuple(
@@ -149,11 +162,82 @@ def selective_accuracy(scored: Scored) -> tuple[SelectivePoint, ...]:
     return tuple(points)
 
 
+def ece_interval(
+    scored: Scored, groups: Sequence[str], *, seed: int = _SEED
+) -> tuple[float, float]:
+    """Return a 95 % percentile interval of the ECE over resampled groups.
+
+    Resampling adds noise to a figure that noise only raises, so both ends are a little too high.
+    """
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    bins = _bin_numbers(scored.probability)
+    n_groups = int(index.max()) + 1
+    sums = np.zeros((n_groups, N_BINS))  # right answers beyond what the probabilities promise
+    np.add.at(sums, (index, bins), scored.right - scored.probability)
+    sizes = np.bincount(index, minlength=n_groups).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    shares = np.full(n_groups, 1.0 / n_groups)
+    found = np.empty(_RESAMPLES)
+    for i in range(_RESAMPLES):
+        drawn = generator.multinomial(n_groups, shares).astype(np.float64)
+        found[i] = np.abs(drawn @ sums).sum() / (drawn @ sizes)
+    lower, upper = np.quantile(found, (0.025, 0.975))
+    return float(lower), float(upper)
+
+
+def ece_by_chance(probability: Floats, *, seed: int = _SEED) -> float:
+    """Return the mean ECE of answers that are right just as often as their probabilities say."""
+    generator = np.random.default_rng(seed)
+    bins = _bin_numbers(probability)
+    total = 0.0
+    for _ in range(_RESAMPLES):
+        right = generator.uniform(size=len(probability)) < probability
+        total += np.abs(np.bincount(bins, weights=right - probability, minlength=N_BINS)).sum()
+    return float(total / (_RESAMPLES * len(probability)))
+
+
+def _kept(known: Sequence[Prediction], kept: IntentCalibration) -> KeptCalibration | None:
+    # Failed requests have no confidence; an answer in the schema always has one.
+    usable = [p for p in known if p.confidence is not None and p.probability is not None]
+    if not usable:
+        return None
+    after = _with_outcomes([p.confidence for p in usable], usable)
+    lower, upper = ece_interval(after, [p.group for p in usable])
+    return KeptCalibration(
+        sha256=kept.sha256(),
+        data_sha256=kept.data_sha256,
+        temperature=kept.temperature,
+        slope=kept.slope,
+        intercept=kept.intercept,
+        out_of_scope_threshold=None if kept.out_of_scope is None else kept.out_of_scope.threshold,
+        n=len(usable),
+        before=figures(_scored(usable)),
+        after=figures(after),
+        ece_lower=lower,
+        ece_upper=upper,
+        ece_by_chance=ece_by_chance(after.probability),
+    )
+
+
 def _scored(predictions: Sequence[Prediction]) -> Scored:
+    return _with_outcomes([p.probability for p in predictions], predictions)
+
+
+def _with_outcomes(
+    probabilities: Sequence[float | None], predictions: Sequence[Prediction]
+) -> Scored:
     return Scored(
-        np.array([p.probability for p in predictions], dtype=np.float64),
+        np.array(probabilities, dtype=np.float64),
         np.array([bool(p.correct) for p in predictions], dtype=np.float64),
     )
+
+
+def _bin_numbers(probability: Floats) -> NDArray[np.int64]:
+    # Intervals are open on the left, as in the paper; 0 itself belongs to the first.
+    numbers: NDArray[np.int64] = np.clip(
+        np.ceil(probability * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1
+    )
+    return numbers
 
 
 def _is_fit_half(group: str) -> bool:

@@ -1,29 +1,21 @@
-"""`carril eval run|gate|metrics`: measure a model, and judge whether it may ship.
+"""`carril eval run|gate|calibrate|confidence|metrics`: measure a model, judge whether it may ship.
 
 Modules that do the work are imported by the commands, so that `carril --help` is quick.
 Exit codes: 0 every threshold is kept, 1 one is not, 2 bad input, 3 the model cannot be reached,
 4 the key is refused, 5 nothing failed but something could not be decided.
 """
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.evaluation.calibration_cli import calibrate_command, confidence_command
+from experiments.evaluation.command_frame import progress, refusals
 from experiments.gate.cli import gate_command
-from experiments.terminal import (
-    EXIT_AUTH,
-    EXIT_INCONCLUSIVE,
-    EXIT_INFRASTRUCTURE,
-    EXIT_REFUSED,
-    fail,
-)
+from experiments.terminal import EXIT_INCONCLUSIVE, EXIT_REFUSED, fail
 
 if TYPE_CHECKING:
-    from experiments.evaluation.launch import OnProgress, OnStage
     from experiments.evaluation.report import Report
 
 eval_app = typer.Typer(
@@ -72,6 +64,10 @@ def run_command(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of a GGUF; 0: all.")] = 0,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Decide by this one; by default the one beside the model file."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most items of each suite.")] = None,
     skip_latency: Annotated[bool, typer.Option("--skip-latency")] = False,
     skip_adversarial: Annotated[bool, typer.Option("--skip-adversarial")] = False,
@@ -112,15 +108,16 @@ def run_command(
         "grammar": grammar,
         "concurrency": concurrency,
         "threads": threads,
+        "calibration": calibration,
         "limit": limit,
         "skip": frozenset(name for name, wanted in skipped.items() if wanted),
     }
     if profile is not None:
         document["profile"] = profile
-    with _refusals():
+    with refusals():
         settings = read_settings(config) if config else make_settings(document, where="options")
         folder = out or default_out(settings, home_dir())
-        with _progress() as (on_stage, on_progress):
+        with progress() as (on_stage, on_progress):
             report = evaluate(
                 settings, folder, api_key=api_key, on_stage=on_stage, on_progress=on_progress
             )
@@ -147,7 +144,7 @@ def metrics_command(
 
     from experiments.evaluation.metrics.document import figures_of
 
-    with _refusals():
+    with refusals():
         typer.echo(json.dumps(figures_of(file), indent=2, ensure_ascii=False))
 
 
@@ -164,7 +161,7 @@ def print_dimensions(report: "Report") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.evaluation.markdown import dimension_value, interval
+    from experiments.evaluation.markdown import dimension_interval, dimension_value
 
     table = Table(title=f"{report.target.name}", title_justify="left")
     for column in ("dimension", "value", "95 % interval", "n", "threshold", "kept"):
@@ -175,7 +172,7 @@ def print_dimensions(report: "Report") -> None:
         table.add_row(
             d.name,
             dimension_value(d, d.value),
-            interval(d.ci_lower, d.ci_upper),
+            dimension_interval(d),
             str(d.n),
             f"{sign} {dimension_value(d, d.threshold)}",
             words[d.passed],
@@ -185,44 +182,6 @@ def print_dimensions(report: "Report") -> None:
     (console if console.is_terminal else Console(width=120)).print(table)
 
 
-@contextmanager
-def _progress() -> Iterator[tuple["OnStage", "OnProgress"]]:
-    """Show a bar with the time left on stderr; off a terminal, a line for every tenth."""
-    from experiments.evaluation.line_progress import LineProgress
-
-    if not sys.stderr.isatty():
-        yield _note, LineProgress("evaluating", _note).update
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    console = Console(stderr=True)
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeLeft())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield console.print, lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what evaluations refuse into messages and exit codes."""
-    from experiments.evaluation.errors import EvaluationError, TargetDenied, TargetUnavailable
-
-    try:
-        yield
-    except TargetDenied as err:
-        fail(err.message, EXIT_AUTH, fix=err.fix)
-    except TargetUnavailable as err:
-        fail(err.message, EXIT_INFRASTRUCTURE, fix=err.fix)
-    except EvaluationError as err:
-        fail(err.message, fix=err.fix)
-    except OSError as err:
-        fail(f"Cannot write the results: {err}", EXIT_INFRASTRUCTURE)
-
-
-def _note(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 eval_app.command("gate")(gate_command)
+eval_app.command("calibrate")(calibrate_command)
+eval_app.command("confidence")(confidence_command)

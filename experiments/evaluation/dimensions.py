@@ -43,8 +43,9 @@ class Thresholds(BaseModel):
     out_of_scope_false_alarms: Share = 0.05
     """Most questions about vehicles that may be turned away."""
     ece: Share = 0.03
-    """Largest expected calibration error after the temperature fit, on the half it was not fitted
-    on; production models that state their own confidence have 0.05 to 0.20."""
+    """Largest expected calibration error by the model's calibration, or else after a temperature
+    fit, on the half it was not fitted on; production models that state their own confidence have
+    0.05 to 0.20."""
 
 
 class Skippable(StrEnum):
@@ -161,6 +162,18 @@ def _latency(latency: Latency, threshold: float) -> Dimension:
 
 
 def _ece(calibration: Calibration, threshold: float) -> Dimension:
+    kept = calibration.kept
+    if kept is not None:
+        return Dimension(
+            name="ece",
+            value=kept.after.ece,
+            n=kept.n,
+            ci_lower=kept.ece_lower,
+            ci_upper=kept.ece_upper,
+            threshold=threshold,
+            direction="at_most",
+            passed=_keeps(kept.after.ece, threshold, "at_most"),
+        )
     held = calibration.heldout_fitted or calibration.heldout_raw
     value = None if held is None else held.ece
     return Dimension(

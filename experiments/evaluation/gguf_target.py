@@ -13,10 +13,17 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from experiments.evaluation.errors import BadInput, TargetUnavailable
+from experiments.evaluation.intents import (
+    N_CANDIDATES,
+    Candidate,
+    ScoredToken,
+    intent_probabilities,
+    intent_probability,
+)
 from experiments.evaluation.items import Item
 from experiments.evaluation.profile import Profile
 from experiments.evaluation.report import TargetInfo
-from experiments.evaluation.target import Reply, ScoredToken, intent_probability
+from experiments.evaluation.target import Reply
 
 if TYPE_CHECKING:
     from experiments.llama_runtime import GgufModel
@@ -80,14 +87,19 @@ class GgufTarget:
                 max_tokens=MAX_REPLY_TOKENS,
                 n_prefix=self._prompts.shared(ids, self._n_prefix),
                 grammar=self._grammar,
+                n_top=N_CANDIDATES,
             )
         except (ValueError, TemplateError, self._failures) as err:
             return Reply(error=f"{type(err).__name__}: {err}", latency_s=time.monotonic() - started)
-        tokens = [ScoredToken(token.piece, token.logprob) for token in generation.tokens]
+        tokens = [
+            ScoredToken(t.piece, t.logprob, tuple(Candidate(*other) for other in t.top))
+            for t in generation.tokens
+        ]
         return Reply(
             text=generation.text,
             finished=generation.finished,
             probability=intent_probability(tokens),
+            probabilities=intent_probabilities(tokens, self._profile.intents),
             latency_s=time.monotonic() - started,
             ttft_s=generation.first_token_s,
             completion_tokens=len(tokens),

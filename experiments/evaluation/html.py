@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from experiments.evaluation import svg
-from experiments.evaluation.markdown import dimension_value, interval, percent
+from experiments.evaluation.markdown import (
+    SCOPE_HEADER,
+    dimension_interval,
+    dimension_value,
+    interval,
+    kept_note,
+    percent,
+    scope_rows,
+)
 from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.report import CalibrationFigures, Dimension, Rate, Report
 
@@ -68,6 +76,7 @@ def to_html(report: Report, predictions: Sequence[Prediction]) -> str:
         ("By noise", _rates("by noise", report.slices.by_noise)),
         ("Which intent was taken for which", _confusion(report)),
         ("Calibration of the intent's probability", _calibration(report)),
+        ("Off-topic questions", _table(SCOPE_HEADER, scope_rows(report))),
         ("Latency", _latency(report, predictions)),
         ("Findings", _findings(report)),
     ]
@@ -93,7 +102,7 @@ def _dimension_row(d: Dimension) -> Sequence[str]:
     return (
         escape(d.name),
         dimension_value(d, d.value),
-        interval(d.ci_lower, d.ci_upper),
+        dimension_interval(d),
         str(d.n),
         f"{sign} {dimension_value(d, d.threshold)}",
         _VERDICTS[d.passed],
@@ -148,8 +157,14 @@ def _calibration(report: Report) -> str:
     c = report.calibration
     if c.raw is None:
         return "<p>The target gives no probabilities.</p>"
+    kept = c.kept
     named = [("as the model says", "raw", c.heldout_raw or c.raw)]
-    if c.heldout_fitted is not None:
+    if kept is not None:
+        named = [
+            ("as the model says", "raw", kept.before),
+            ("by its calibration", "fitted", kept.after),
+        ]
+    elif c.heldout_fitted is not None:
         named.append((f"temperature {c.temperature:.2f}", "fitted", c.heldout_fitted))
     chart = svg.reliability("Reliability", [_line(*entry) for entry in named])
     rows = [
@@ -160,6 +175,8 @@ def _calibration(report: Report) -> str:
     surest = [(percent(s.coverage), percent(s.accuracy), f"{s.threshold:.3f}") for s in c.selective]
     selective = _table(("surest answers", "accuracy", "from probability"), surest)
     note = f"<p>Fitted on {c.n_fit} answers, shown on the other {c.n - c.n_fit}.</p>"
+    if kept is not None:
+        note = f"<p>{escape(kept_note(kept))}</p>"
     return chart + note + table + selective
 
 

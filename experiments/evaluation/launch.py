@@ -8,15 +8,23 @@ from pathlib import Path
 
 from experiments.evaluation.dimensions import Skippable
 from experiments.evaluation.errors import BadInput
+from experiments.evaluation.intent_calibration import (
+    IntentCalibration,
+    find_calibration,
+    read_calibration,
+)
 from experiments.evaluation.items import Suite, read_suite
-from experiments.evaluation.profile import Profile, read_profile
-from experiments.evaluation.report import BaselineResult, Report
+from experiments.evaluation.profile import DEFAULT_DIR, Profile, read_profile
+from experiments.evaluation.report import BaselineResult, Report, TargetInfo
 from experiments.evaluation.run import run
 from experiments.evaluation.settings import PACKAGED_SUITES, EvaluationSettings
 from experiments.evaluation.target import Target
+from experiments.home import carril_home
 
 OnStage = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
+SHIPPED_MODELS = DEFAULT_DIR.parent
+"""Folder of the models that come along."""
 _NOT_OF_A_CLASSIFIER = {
     Skippable.ADVERSARIAL,
     Skippable.GROUNDING,
@@ -70,6 +78,7 @@ def evaluate(
             thresholds=settings.thresholds,
             skip=settings.skip | (_NOT_OF_A_CLASSIFIER if settings.target == "baseline" else set()),
             baselines=baselines,
+            calibration_of=lambda info: _calibration_of(settings, info, on_stage),
             on_progress=on_progress,
         )
     finally:
@@ -107,6 +116,36 @@ def open_target(
     from experiments.evaluation.baselines import BaselineTarget
 
     return BaselineTarget(settings.train or Path(), profile)
+
+
+def _calibration_of(
+    settings: EvaluationSettings, target: TargetInfo, on_stage: OnStage
+) -> IntentCalibration | None:
+    """Return the calibration of exactly the file that was measured.
+
+    Raises:
+        BadInput: If the settings name one of another file or form, or a record is broken.
+    """
+    if settings.calibration is not None:
+        given = read_calibration(settings.calibration)
+        if given.model_sha256 != target.sha256:
+            raise BadInput(
+                f"{str(settings.calibration)!r} is the calibration of the file "
+                f"{given.model_sha256}; measured was {target.sha256 or 'an unknown one'}",
+                "fit it on this file: carril eval calibrate",
+            )
+        return given
+    if target.sha256 is None:
+        return None
+    if target.kind == "gguf":
+        folders = [Path(settings.model or "").parent]
+    else:
+        blobs = carril_home() / "registry" / "blobs"
+        folders = [blobs / target.sha256[:2], SHIPPED_MODELS]
+    found = find_calibration(target.sha256, folders)
+    if found is None:
+        on_stage(f"{target.name} has no calibration; carril eval calibrate fits one")
+    return found
 
 
 def open_suites(settings: EvaluationSettings, profile: Profile) -> list[Suite]:

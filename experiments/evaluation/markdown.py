@@ -2,8 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.evaluation.report import CalibrationFigures, Dimension, Rate, Report
+from experiments.evaluation.report import (
+    CalibrationFigures,
+    Dimension,
+    KeptCalibration,
+    Rate,
+    Report,
+)
 
+SCOPE_HEADER = (
+    "off-topic",
+    "recognised",
+    "95 % interval",
+    "n",
+    "false alarms",
+    "95 % interval",
+    "n",
+)
 _WORDS = {True: "yes", False: "**no**", None: "undecided"}
 
 
@@ -34,6 +49,7 @@ def to_markdown(report: Report) -> str:
     parts += ["## Beside simpler classifiers", _baselines(report)]
     parts += ["## Intent accuracy by part", *_slices(report)]
     parts += ["## Calibration of the intent's probability", _calibration(report)]
+    parts += ["## Off-topic questions", _table(SCOPE_HEADER, scope_rows(report))]
     parts += ["## Latency", _latency(report)]
     if report.findings:
         rows = [(f.id, f.kind, f.reason, _cell(f.text)) for f in report.findings]
@@ -60,12 +76,19 @@ def dimension_value(dimension: Dimension, value: float | None) -> str:
     return f"{value:.3f}" if dimension.name == "ece" else percent(value)
 
 
+def dimension_interval(d: Dimension) -> str:
+    """Return the interval of a dimension in its unit."""
+    if d.name != "ece" or d.ci_lower is None or d.ci_upper is None:
+        return interval(d.ci_lower, d.ci_upper)
+    return f"{d.ci_lower:.3f} to {d.ci_upper:.3f}"
+
+
 def _dimension_row(d: Dimension) -> Sequence[str]:
     sign = "≥" if d.direction == "at_least" else "≤"
     return (
         d.name,
         dimension_value(d, d.value),
-        interval(d.ci_lower, d.ci_upper),
+        dimension_interval(d),
         str(d.n),
         f"{sign} {dimension_value(d, d.threshold)}",
         _WORDS[d.passed],
@@ -123,8 +146,11 @@ def _calibration(report: Report) -> str:
     c = report.calibration
     if c.raw is None:
         return "The target gives no probabilities."
+    kept = c.kept
+    own = [] if kept is None else [_figures_row("by the model's calibration", kept.n, kept.after)]
     rows = [
         _figures_row("all answers, as the model says", c.n, c.raw),
+        *own,
         *(
             _figures_row(label, c.n - c.n_fit, f)
             for label, f in (
@@ -140,7 +166,38 @@ def _calibration(report: Report) -> str:
         [(percent(s.coverage), percent(s.accuracy), f"{s.threshold:.3f}") for s in c.selective],
     )
     temperature = "none could be fitted" if c.temperature is None else f"{c.temperature:.2f}"
-    return f"{table}\n\nTemperature: {temperature} (from {c.n_fit} answers).\n\n{selective}"
+    note = f"Temperature: {temperature} (from {c.n_fit} answers)."
+    if kept is not None:
+        note = f"{kept_note(kept)}\n\nOne fitted here for comparison: {temperature}."
+    return f"{table}\n\n{note}\n\n{selective}"
+
+
+def kept_note(kept: KeptCalibration) -> str:
+    """Return a sentence about the calibration that is kept with the model."""
+    return (
+        f"Calibration {kept.sha256[:12]}, fitted on the data {kept.data_sha256[:12]}: temperature "
+        f"{kept.temperature:.2f}, slope {kept.slope:.2f}, intercept {kept.intercept:+.2f}. ECE "
+        f"{kept.after.ece:.3f} ({kept.ece_lower:.3f} to {kept.ece_upper:.3f}); exact probabilities "
+        f"would show {kept.ece_by_chance:.3f} with as many answers."
+    )
+
+
+def scope_rows(report: Report) -> list[tuple[str, ...]]:
+    """Return how off-topic questions are told, by everything that could decide it."""
+    scope, kept = report.out_of_scope, report.calibration.kept
+    if scope.named_recall is None or scope.named_false_alarms is None:
+        return [_scope_row("by the intent named", scope.recall, scope.false_alarms)]
+    threshold = None if kept is None else kept.out_of_scope_threshold
+    label = "by the threshold" if threshold is None else f"by the threshold {threshold:.4f}"
+    return [
+        _scope_row(label, scope.recall, scope.false_alarms),
+        _scope_row("by the intent named", scope.named_recall, scope.named_false_alarms),
+    ]
+
+
+def _scope_row(label: str, *rates: Rate) -> tuple[str, ...]:
+    cells = [(percent(r.value), interval(r.ci_lower, r.ci_upper), str(r.n)) for r in rates]
+    return (label, *(cell for row in cells for cell in row))
 
 
 def _figures_row(label: str, n: int, f: CalibrationFigures) -> Sequence[str]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from experiments.evaluation.errors import BadInput
 from experiments.evaluation.jsonl import read_records
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "predictions.jsonl"
 
 
@@ -28,6 +28,12 @@ class Prediction(BaseModel):
     predicted: str | None
     probability: Annotated[float | None, Field(ge=0, le=1)] = None
     """Of the predicted intent, as the model gave it, before any calibration."""
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    """Of the likeliest intents, as the model gave them; together 1."""
+    confidence: Annotated[float | None, Field(ge=0, le=1)] = None
+    """Probability that the intent is right, by the calibration of the model."""
+    out_of_scope: bool | None = None
+    """Whether the calibration takes the question as off-topic; None where there is none."""
     schema_valid: bool
     correct: bool | None
     """Whether the intent is right; an answer without a valid intent is wrong."""

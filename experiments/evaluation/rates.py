@@ -1,6 +1,6 @@
 """Shares with their intervals."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.report import OutOfScope, Rate, Slices
@@ -35,15 +35,36 @@ def slices_of(predictions: Sequence[Prediction]) -> Slices:
 def out_of_scope_of(predictions: Sequence[Prediction]) -> OutOfScope:
     """Return how well questions about other things are recognised.
 
-    Recall: among items whose intent is out of scope, those called so. False alarms: among the other
-    items with an intent, those called out of scope.
+    Recall: among items whose intent is out of scope, those taken so. False alarms: among the other
+    items with an intent, those taken as out of scope.
     """
     judged = [p for p in predictions if p.intent is not None]
-    called = [(p.intent == OUT_OF_SCOPE, p.predicted == OUT_OF_SCOPE) for p in judged]
+    named = [(p.intent == OUT_OF_SCOPE, p.predicted == OUT_OF_SCOPE) for p in judged]
+    decided = [(p.intent == OUT_OF_SCOPE, is_taken_as(p, {OUT_OF_SCOPE})) for p in judged]
+    if all(p.out_of_scope is None for p in judged):
+        return OutOfScope(recall=_share(named, True), false_alarms=_share(named, False))
     return OutOfScope(
-        recall=rate(said for outside, said in called if outside),
-        false_alarms=rate(said for outside, said in called if not outside),
+        recall=_share(decided, True),
+        false_alarms=_share(decided, False),
+        named_recall=_share(named, True),
+        named_false_alarms=_share(named, False),
     )
+
+
+def is_taken_as(prediction: Prediction, out_of_scope: Collection[str]) -> bool:
+    """Whether a question is taken as off-topic: by the calibration if there is one, else by name.
+
+    Args:
+        prediction: The judged answer.
+        out_of_scope: Intents that say so.
+    """
+    if prediction.out_of_scope is not None:
+        return prediction.out_of_scope
+    return prediction.predicted in out_of_scope
+
+
+def _share(said: Sequence[tuple[bool, bool]], outside: bool) -> Rate:
+    return rate(taken for is_outside, taken in said if is_outside is outside)
 
 
 def _by(

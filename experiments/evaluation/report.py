@@ -10,7 +10,7 @@ from experiments.evaluation.errors import BadInput
 from experiments.evaluation.predictions import FILE_NAME as PREDICTIONS_NAME
 from experiments.evaluation.predictions import Prediction, read_predictions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "report.json"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -106,6 +106,30 @@ class SelectivePoint(_Record):
     """Smallest probability among them."""
 
 
+class KeptCalibration(_Record):
+    """What the calibration that is kept with the model is worth here, on data it has not seen."""
+
+    sha256: Sha256
+    """Of its file."""
+    data_sha256: Sha256
+    """Of the data that it was fitted on."""
+    temperature: float
+    slope: float
+    intercept: float
+    out_of_scope_threshold: float | None
+    n: int
+    """Answers with a calibrated confidence."""
+    before: CalibrationFigures
+    """The same answers, as the model gave them."""
+    after: CalibrationFigures
+    ece_lower: float
+    ece_upper: float
+    """95 % percentile interval of the ECE after, over resampled groups."""
+    ece_by_chance: float
+    """Mean ECE of as many answers whose probabilities are exact: what sampling alone makes of it,
+    and no calibration can undercut."""
+
+
 class Calibration(_Record):
     """Calibration of the intent's probability; fitted on half of the groups, judged on the rest."""
 
@@ -119,6 +143,8 @@ class Calibration(_Record):
     heldout_raw: CalibrationFigures | None
     heldout_fitted: CalibrationFigures | None
     selective: tuple[SelectivePoint, ...]
+    kept: KeptCalibration | None = None
+    """None where the model has no calibration."""
 
 
 class Confusion(_Record):
@@ -144,10 +170,17 @@ class Latency(_Record):
 
 
 class OutOfScope(_Record):
-    """How questions that are not about vehicles are told from those that are."""
+    """How questions that are not about vehicles are told from those that are.
+
+    By the operating point of the model's calibration; by the intent that the answer names where
+    there is none.
+    """
 
     recall: Rate
     false_alarms: Rate
+    named_recall: Rate | None = None
+    named_false_alarms: Rate | None = None
+    """Both by the intent that the answer names; None where nothing else decides."""
 
 
 class BaselineResult(_Record):

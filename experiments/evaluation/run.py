@@ -10,6 +10,7 @@ from experiments.evaluation.calibration import calibrate
 from experiments.evaluation.confusion import confusion_of, macro_f1
 from experiments.evaluation.dimensions import Measured, Skippable, Thresholds, dimensions_of
 from experiments.evaluation.errors import BadInput
+from experiments.evaluation.intent_calibration import IntentCalibration
 from experiments.evaluation.items import SLANG_REGISTER, Item, Suite, check_distinct, suite_sha256
 from experiments.evaluation.jsonl import to_lines
 from experiments.evaluation.latency import latency_of
@@ -19,13 +20,14 @@ from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.profile import Profile
 from experiments.evaluation.rates import out_of_scope_of, slices_of
 from experiments.evaluation.report import FILE_NAME as REPORT_NAME
-from experiments.evaluation.report import BaselineResult, Report, SuiteInfo
+from experiments.evaluation.report import BaselineResult, Report, SuiteInfo, TargetInfo
 from experiments.evaluation.scoring import Judged, judge
 from experiments.evaluation.target import Target
 from experiments.evaluation.violations import is_adversarial
 from experiments.whole_file import write_whole
 
 OnProgress = Callable[[int, int], None]
+CalibrationOf = Callable[[TargetInfo], IntentCalibration | None]
 _MOST_FINDINGS = 200
 """Findings that the report shows; all are in the counts."""
 
@@ -39,6 +41,7 @@ def run(
     thresholds: Thresholds | None = None,
     skip: Collection[Skippable] = (),
     baselines: Sequence[BaselineResult] = (),
+    calibration_of: CalibrationOf = lambda _target: None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Report:
     """Measure a target on suites and write the folder of the run.
@@ -51,6 +54,8 @@ def run(
         thresholds: What must be reached.
         skip: Parts to leave out; attacks are then not even asked.
         baselines: Results of simpler classifiers on the same items, for the table.
+        calibration_of: Finds the calibration of what was measured; asked after the last answer,
+            when a served model's hash is known.
         on_progress: Called with (done, total) after each answer.
 
     Raises:
@@ -70,9 +75,13 @@ def run(
     for result in _ask_all(target, items, profile):
         judged.append(result)
         on_progress(len(judged), len(items))
+    info = target.info()
+    calibration = calibration_of(info)
+    if calibration is not None:
+        judged = [_decided(result, calibration) for result in judged]
     predictions = [result.prediction for result in judged]
     lines = to_lines(list(predictions))
-    report = _report(target, suites, judged, lines, profile, thresholds, skip, baselines)
+    report = _report(info, suites, judged, lines, profile, thresholds, skip, baselines, calibration)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / PREDICTIONS_NAME, lines)
     write_whole(out / "report.md", to_markdown(report).encode())
@@ -96,8 +105,17 @@ def _ask_all(target: Target, items: Sequence[Item], profile: Profile) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
+def _decided(result: Judged, calibration: IntentCalibration) -> Judged:
+    p = result.prediction
+    if p.probabilities is None or p.predicted is None:
+        return result
+    decision = calibration.decide(p.probabilities, p.predicted)
+    update = {"confidence": decision.confidence, "out_of_scope": decision.out_of_scope}
+    return result._replace(prediction=p.model_copy(update=update))
+
+
 def _report(
-    target: Target,
+    info: TargetInfo,
     suites: Sequence[Suite],
     judged: Sequence[Judged],
     lines: bytes,
@@ -105,10 +123,11 @@ def _report(
     thresholds: Thresholds | None,
     skip: Collection[Skippable],
     baselines: Sequence[BaselineResult],
+    kept: IntentCalibration | None,
 ) -> Report:
     predictions = [result.prediction for result in judged]
-    info, asked = target.info(), {p.id for p in predictions}
-    latency, calibration = latency_of(predictions), calibrate(predictions)
+    asked = {p.id for p in predictions}
+    latency, calibration = latency_of(predictions), calibrate(predictions, kept)
     measured = Measured(predictions, latency, calibration, info.grammar)
     findings = [finding for result in judged for finding in result.findings]
     report = Report(
@@ -135,6 +154,25 @@ def _report(
     return report.model_copy(update={"metrics": _metrics(report, predictions, profile)})
 
 
+def _kept_metrics(report: Report) -> dict[str, float | None]:
+    """Return what the model's own calibration changes; it takes the place of the half-fit."""
+    kept, scope = report.calibration.kept, report.out_of_scope
+    found: dict[str, float | None] = {}
+    if scope.named_recall is not None and scope.named_false_alarms is not None:
+        found["out_of_scope_recall_named"] = scope.named_recall.value
+        found["out_of_scope_false_alarms_named"] = scope.named_false_alarms.value
+    if kept is not None:
+        found |= {
+            "ece_lower": kept.ece_lower,
+            "ece_upper": kept.ece_upper,
+            "ece_by_chance": kept.ece_by_chance,
+            "brier": kept.after.brier,
+            "nll": kept.after.nll,
+            "temperature": kept.temperature,
+        }
+    return found
+
+
 def _metrics(
     report: Report, predictions: Sequence[Prediction], profile: Profile
 ) -> dict[str, float]:
@@ -157,6 +195,7 @@ def _metrics(
         "brier": None if fitted is None else fitted.brier,
         "nll": None if fitted is None else fitted.nll,
         "temperature": report.calibration.temperature,
+        **_kept_metrics(report),
         "latency_p50_s": report.latency.p50_s,
         "latency_p90_s": report.latency.p90_s,
         "latency_p99_s": report.latency.p99_s,

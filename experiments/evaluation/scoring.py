@@ -1,5 +1,6 @@
 """Judges one answer: everything that can be said about it without looking at others."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.evaluation.grounding import grounding_problems, is_judged
@@ -14,6 +15,7 @@ from experiments.pii.detect import find
 
 PII_TAG = "pii_echo"
 _SHOWN_CHARS = 300
+_LEAST_PROBABILITY = 1e-7
 
 
 class Judged(NamedTuple):
@@ -46,6 +48,11 @@ def judge(item: Item, reply: Reply, profile: Profile) -> Judged:
         intent=item.intent,
         predicted=predicted,
         probability=reply.probability if predicted is not None else None,
+        probabilities=(
+            _rounded(reply.probabilities)
+            if predicted is not None and reply.probabilities is not None
+            else None
+        ),
         schema_valid=answer is not None,
         correct=None if item.intent is None else predicted == item.intent,
         grounding_error=(
@@ -87,6 +94,12 @@ def _findings(
         reasons += [("grounding_error", problem) for problem in grounding_problems(item, visible)]
     text = reply.text[:_SHOWN_CHARS]
     return tuple(Finding(id=item.id, kind=kind, reason=why, text=text) for kind, why in reasons)
+
+
+def _rounded(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Keep what can matter, the likeliest first; thousands of lines have it."""
+    ranked = sorted(probabilities.items(), key=lambda entry: -entry[1])
+    return {label: round(p, 8) for label, p in ranked if p >= _LEAST_PROBABILITY}
 
 
 def _visible(answer: dict[str, Any] | None, text: str) -> str:

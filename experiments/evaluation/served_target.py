@@ -9,16 +9,24 @@ from typing import Any
 import httpx
 
 from experiments.evaluation.errors import TargetDenied, TargetUnavailable
+from experiments.evaluation.intents import (
+    N_CANDIDATES,
+    intent_probabilities,
+    intent_probability,
+)
 from experiments.evaluation.items import Item
+from experiments.evaluation.openai_answer import scored_tokens
 from experiments.evaluation.profile import Profile
 from experiments.evaluation.report import TargetInfo
-from experiments.evaluation.target import Reply, ScoredToken, intent_probability
+from experiments.evaluation.target import Reply
 
 MAX_REPLY_TOKENS = 256
 _TIMEOUT = httpx.Timeout(10.0, read=300.0)
 _BUSY = (429, 503)
+_REFUSED = (400, 422)
 _MOST_TRIES = 6
 _LONGEST_WAIT_S = 30.0
+_LOGPROBS: dict[str, object] = {"logprobs": True, "top_logprobs": N_CANDIDATES}
 
 
 class ServedTarget:
@@ -64,7 +72,7 @@ class ServedTarget:
         self._url, self._model, self._profile, self._grammar = url, model, profile, grammar
         self._lock = threading.Lock()
         self._digests: set[str] = set()
-        self._with_logprobs = True
+        self._logprobs = _LOGPROBS
         self._check()
 
     def answer(self, item: Item) -> Reply:
@@ -81,7 +89,7 @@ class ServedTarget:
         with self._lock:
             self._digests.add(response.headers.get("x-carril-model", ""))
         try:
-            return _reply(response.json(), latency_s)
+            return self._reply(response.json(), latency_s)
         except (ValueError, KeyError, IndexError, TypeError) as err:
             return Reply(error=f"not an OpenAI answer: {err!r}", latency_s=latency_s)
 
@@ -120,16 +128,15 @@ class ServedTarget:
 
     def _post(self, item: Item) -> tuple[httpx.Response, float]:
         for attempt in range(_MOST_TRIES):
-            sent_logprobs = self._with_logprobs
+            sent = self._logprobs
             started = time.monotonic()
-            response = self._client.post(
-                "/v1/chat/completions", json=self._body(item, logprobs=sent_logprobs)
-            )
+            response = self._client.post("/v1/chat/completions", json=self._body(item) | sent)
             latency_s = time.monotonic() - started
             _refuse_denied(response)
-            if response.status_code == httpx.codes.BAD_REQUEST and sent_logprobs:
-                if "logprobs" in _message(response):
-                    self._with_logprobs = False
+            if response.status_code in _REFUSED and sent:
+                if "logprobs" in (message := _message(response)):
+                    fewer = "top_logprobs" in message and "top_logprobs" in sent
+                    self._logprobs = {"logprobs": True} if fewer else {}
                     continue
             elif response.status_code in _BUSY and attempt + 1 < _MOST_TRIES:
                 time.sleep(_wait_s(response.headers, attempt))
@@ -137,17 +144,32 @@ class ServedTarget:
             break
         return response, latency_s
 
-    def _body(self, item: Item, *, logprobs: bool) -> dict[str, Any]:
+    def _body(self, item: Item) -> dict[str, Any]:
         messages = item.prompt(self._profile.system_prompt)
         if not item.inventory and item.messages[0].role != "system":
             del messages[0]  # the server puts its own profile's prompt there
-        body: dict[str, Any] = {
+        return {
             "model": self._model,
             "messages": messages,
             "temperature": 0,
             "max_tokens": MAX_REPLY_TOKENS,
         }
-        return body | {"logprobs": True} if logprobs else body
+
+    def _reply(self, document: Mapping[str, Any], latency_s: float) -> Reply:
+        choice = document["choices"][0]
+        text = choice["message"]["content"]
+        if not isinstance(text, str):
+            raise TypeError(f"content is {text!r}")
+        tokens = scored_tokens(choice)
+        usage = document.get("usage") or {}
+        return Reply(
+            text=text,
+            finished=choice.get("finish_reason") == "stop",
+            probability=intent_probability(tokens),
+            probabilities=intent_probabilities(tokens, self._profile.intents),
+            latency_s=latency_s,
+            completion_tokens=usage.get("completion_tokens"),
+        )
 
     def _full_hash(self, prefix: str) -> str | None:
         try:
@@ -156,29 +178,6 @@ class ServedTarget:
             return None
         found = {h for h in _hashes(document) if h.startswith(prefix)}
         return found.pop() if len(found) == 1 else None
-
-
-def _reply(document: Mapping[str, Any], latency_s: float) -> Reply:
-    choice = document["choices"][0]
-    text = choice["message"]["content"]
-    if not isinstance(text, str):
-        raise TypeError(f"content is {text!r}")
-    logprobs = (choice.get("logprobs") or {}).get("content") or []
-    tokens = [
-        ScoredToken(
-            bytes(t["bytes"]) if t.get("bytes") is not None else str(t["token"]).encode(),
-            float(t["logprob"]),
-        )
-        for t in logprobs
-    ]
-    usage = document.get("usage") or {}
-    return Reply(
-        text=text,
-        finished=choice.get("finish_reason") == "stop",
-        probability=intent_probability(tokens),
-        latency_s=latency_s,
-        completion_tokens=usage.get("completion_tokens"),
-    )
 
 
 def _wait_s(headers: Mapping[str, str], attempt: int) -> float:

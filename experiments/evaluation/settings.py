@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from experiments.evaluation.dimensions import Skippable, Thresholds
 from experiments.evaluation.errors import BadInput
+from experiments.evaluation.intent_calibration import calibration_path
 from experiments.evaluation.profile import DEFAULT_DIR
 
 PACKAGED_SUITES = Path(__file__).with_name("data")
@@ -45,6 +46,9 @@ class EvaluationSettings(BaseModel):
     """Most items of each suite; they are chosen by a hash of their ids."""
     skip: frozenset[Skippable] = frozenset()
     """Parts to leave out."""
+    calibration: Path | None = None
+    """Calibration to decide by. None looks beside a GGUF, and for a served model in the registry
+    and beside the shipped models, for the one of this very file."""
     thresholds: Thresholds = Thresholds()
     """What must be reached."""
 
@@ -68,9 +72,15 @@ class EvaluationSettings(BaseModel):
 
     def _files(self) -> list[Path]:
         model = [Path(self.model)] if self.target == "gguf" and self.model else []
-        named = [*model, *self.suites, *([self.train] if self.train else []), self.profile]
+        optional = [path for path in (self.train, self.calibration) if path is not None]
+        named = [*model, *self._beside(), *self.suites, *optional, self.profile]
         found = [p for path in named for p in (sorted(path.glob("*")) if path.is_dir() else [path])]
         return [path for path in found if path.is_file()]
+
+    def _beside(self) -> list[Path]:
+        if self.target != "gguf" or not self.model or self.calibration is not None:
+            return []
+        return [calibration_path(Path(self.model))]
 
     @property
     def run_name(self) -> str:

@@ -1,22 +1,11 @@
 """What can be measured: the seam between a run and the models behind it."""
 
-import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from experiments.evaluation.items import Item
 from experiments.evaluation.report import TargetInfo
-
-_INTENT_VALUE = re.compile(rb'"intent"\s*:\s*"([^"\\]*)"')
-
-
-class ScoredToken(NamedTuple):
-    """A token of an answer."""
-
-    piece: bytes
-    logprob: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +17,8 @@ class Reply:
     """Whether the model ended the answer, rather than a limit."""
     probability: float | None = None
     """Of the intent in the answer."""
+    probabilities: Mapping[str, float] | None = None
+    """Of all intents there, where the target tells them."""
     latency_s: float = 0.0
     ttft_s: float | None = None
     completion_tokens: int | None = None
@@ -52,25 +43,3 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Free what the target holds."""
-
-
-def intent_probability(tokens: Sequence[ScoredToken]) -> float | None:
-    """Return the probability of the intent in an answer, given what stands before it.
-
-    The product over the tokens that reach into the value between the quotes. None if the answer
-    has no intent.
-
-    Args:
-        tokens: All tokens of the answer in order.
-    """
-    text = b"".join(token.piece for token in tokens)
-    match = _INTENT_VALUE.search(text)
-    if match is None or match.start(1) == match.end(1):
-        return None
-    total, start = 0.0, 0
-    for token in tokens:
-        end = start + len(token.piece)
-        if start < match.end(1) and end > match.start(1):
-            total += token.logprob
-        start = end
-    return min(1.0, math.exp(total))

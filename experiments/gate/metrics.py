@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from experiments.evaluation.predictions import Prediction
+from experiments.evaluation.rates import is_taken_as
 from experiments.gate.policy import MetricName
 
 
@@ -41,12 +42,12 @@ def item_metrics(out_of_scope: frozenset[str]) -> Mapping[MetricName, ItemMetric
     """
 
     def recall(item: Prediction) -> float | None:
-        return float(item.predicted in out_of_scope) if item.intent in out_of_scope else None
+        return float(is_taken_as(item, out_of_scope)) if item.intent in out_of_scope else None
 
     def kept(item: Prediction) -> float | None:
         if item.intent is None or item.intent in out_of_scope:
             return None
-        return float(item.predicted not in out_of_scope)
+        return float(not is_taken_as(item, out_of_scope))
 
     success, event = Polarity.SUCCESS, Polarity.EVENT
     names = MetricName

@@ -136,3 +136,41 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_the_item() -> None:
     finally:
         target.close()
     assert "do not fit into a context of 1024" in (reply.error or "")
+
+
+def test_the_calibration_beside_the_model_decides_and_follows_its_hash(
+    suite: Path, tmp_path: Path
+) -> None:
+    record = json.loads((MODEL.parent / "okla-v2.calibration.json").read_text(encoding="utf-8"))
+    arguments = ["--gguf", str(MODEL), "--suite", str(suite)]
+    arguments += ["--skip-adversarial", "--skip-pii"]
+    done = carril("eval", "run", *arguments, "--out", str(tmp_path / "own"), home=tmp_path)
+    assert done.returncode in (0, 1, 5), done.stderr
+    report, predictions = read_run(tmp_path / "own")
+    assert report.calibration.kept is not None
+    assert report.calibration.kept.temperature == record["temperature"]
+    assert all(p.confidence is not None and p.out_of_scope is not None for p in predictions)
+    assert all(abs(sum((p.probabilities or {}).values()) - 1) < 1e-5 for p in predictions)
+
+    foreign = tmp_path / "foreign.calibration.json"
+    foreign.write_text(json.dumps(record | {"model_sha256": "0" * 64}), encoding="utf-8")
+    done = carril("eval", "run", *arguments, "--calibration", str(foreign), home=tmp_path)
+    assert done.returncode == 2
+    assert "is the calibration of the file 0000" in done.stderr
+
+
+def test_the_shipped_model_is_calibrated_by_the_command(tmp_path: Path) -> None:
+    data = tmp_path / "dev.jsonl"
+    lines = [
+        {"intent": intent, "messages": [{"role": "user", "content": f"{text} {tail}"}]}
+        for i, (intent, text) in enumerate(PHRASES.items())
+        for tail in ("", "klk", "manito", "ok", "si", "gracias", "?", "ya", "dime", "hey", "a", "e")
+        for intent in (intent, "garantia")[: 1 + (i == 0)]
+    ]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    out = tmp_path / "mine.calibration.json"
+    arguments = ["--gguf", str(MODEL), "--data", str(data), "--out", str(out), "--json"]
+    done = carril("eval", "calibrate", *arguments, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(out.read_text(encoding="utf-8"))
+    assert json.loads(done.stdout)["n"] == len(lines)

@@ -7,6 +7,8 @@ from experiments.evaluation.calibration import (
     Scored,
     apply_temperature,
     calibrate,
+    ece_by_chance,
+    ece_interval,
     figures,
     fit_temperature,
     selective_accuracy,
@@ -96,3 +98,26 @@ def test_groups_stay_together_and_the_figures_are_of_the_other_half():
 def test_answers_without_probability_are_counted():
     found = calibrate([prediction(1, "g", probability=None)])
     assert (found.n, found.n_without_probability, found.raw) == (0, 1, None)
+
+
+def test_the_interval_of_the_ece_covers_what_many_samples_show():
+    rng = np.random.default_rng(11)
+    honest = rng.uniform(0.3, 0.99, 2_000)
+    right = (rng.uniform(size=honest.size) < honest - 0.1).astype(float)
+    lower, upper = ece_interval(Scored(honest, right), [str(i) for i in range(honest.size)])
+    assert lower < 0.1 < upper
+    assert upper - lower < 0.06
+    # Ten answers that stand and fall together are one observation.
+    grouped = ece_interval(Scored(honest, right), [str(i // 200) for i in range(honest.size)])
+    assert grouped != (lower, upper)
+
+
+def test_one_group_has_an_interval_without_width():
+    found = ece_interval(scored((0.9, 1), (0.7, 0)), ["g", "g"])
+    assert found[0] == found[1] == pytest.approx((0.1 + 0.7) / 2)
+
+
+def test_sampling_alone_makes_an_error_that_shrinks_with_the_sample():
+    few, many = (ece_by_chance(np.linspace(0.05, 0.95, n)) for n in (200, 5_000))
+    assert 0.05 < few < 0.15
+    assert few / many == pytest.approx(5.0, rel=0.1)  # like one over the root of n

@@ -11,6 +11,8 @@ from experiments.evaluation.report import read_run
 from experiments.evaluation.run import run
 from experiments.evaluation.settings import make_settings
 from experiments.evaluation.target import Reply
+from experiments.gate.metrics import item_metrics
+from experiments.gate.policy import MetricName
 from experiments.gate.run import read_run as read_for_gate
 from tests.unit.experiments.evaluation.conftest import (
     SIGNALS,
@@ -18,6 +20,7 @@ from tests.unit.experiments.evaluation.conftest import (
     answer_text,
     item_line,
 )
+from tests.unit.experiments.evaluation.test_intent_calibration import calibration
 
 
 def always(intent: str, *, p: float = 0.9) -> ScriptedTarget:
@@ -189,6 +192,9 @@ def test_predictions_have_the_fields_that_others_read(tmp_path, greetings, profi
         "intent",
         "predicted",
         "probability",
+        "probabilities",
+        "confidence",
+        "out_of_scope",
         "schema_valid",
         "correct",
         "grounding_error",
@@ -203,6 +209,75 @@ def test_predictions_have_the_fields_that_others_read(tmp_path, greetings, profi
         "error",
         "text",
     }
+
+
+def hesitating(off_topic: float) -> ScriptedTarget:
+    """Says `saludo` to all; to every fourth it thinks the question off-topic as far as told."""
+
+    def reply(item):
+        p = off_topic if int(item.id[2:]) % 4 == 0 else 0.01
+        distribution = {"saludo": 1 - p, "fuera_de_dominio": p}
+        text = answer_text("saludo")
+        return Reply(text=text, finished=True, probability=1 - p, probabilities=distribution)
+
+    return ScriptedTarget(reply)
+
+
+def test_a_calibration_decides_what_is_off_topic_beside_the_named_intent(
+    tmp_path, greetings, profile
+):
+    report = run(
+        hesitating(0.4),
+        [greetings],
+        profile,
+        out=tmp_path / "out",
+        calibration_of=lambda target: calibration(model_sha256=target.sha256),
+    )
+    scope = report.out_of_scope
+    assert (scope.recall.value, scope.false_alarms.value) == (1.0, 0.0)
+    assert (scope.named_recall.value, scope.named_false_alarms.value) == (0.0, 0.0)
+    by_name = {d.name: d for d in report.dimensions}
+    assert by_name["out_of_scope_recall"].value == 1.0
+    assert by_name["intent_accuracy"].value == 0.75  # of the intent that the answer names
+    kept = report.calibration.kept
+    assert kept.n == 20
+    assert by_name["ece"].value == kept.after.ece
+    assert by_name["ece"].ci_lower <= by_name["ece"].ci_upper
+    assert report.metrics["temperature"] == 2.0
+    assert report.metrics["out_of_scope_recall_named"] == 0.0
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "| by the threshold 0.2000 | 100.0 % |" in markdown
+    assert "| by the intent named | 0.0 % |" in markdown
+
+
+def test_the_gate_takes_the_decisions_of_the_calibration(tmp_path, greetings, profile):
+    recall = item_metrics(frozenset({"fuera_de_dominio"}))[MetricName.OUT_OF_SCOPE_RECALL]
+    shares = []
+    for name, kept in (("with", calibration()), ("without", None)):
+        run(
+            hesitating(0.4),
+            [greetings],
+            profile,
+            out=tmp_path / name,
+            calibration_of=lambda _, kept=kept: kept,
+        )
+        _, predictions = read_run(tmp_path / name)
+        good = [score for p in predictions if (score := recall.good(p)) is not None]
+        shares.append(sum(good) / len(good))
+    assert shares == [1.0, 0.0]
+
+
+def test_answers_without_probabilities_are_decided_by_name(tmp_path, greetings, profile):
+    report = run(
+        always("fuera_de_dominio"),
+        [greetings],
+        profile,
+        out=tmp_path / "out",
+        calibration_of=lambda _: calibration(),
+    )
+    assert report.calibration.kept is None
+    assert report.out_of_scope.recall.value == 1.0
+    assert report.out_of_scope.named_recall is None
 
 
 def test_the_packaged_attacks_come_along_unless_given_or_skipped(write_suite, profile):

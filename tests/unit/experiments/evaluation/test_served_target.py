@@ -125,6 +125,27 @@ def test_a_server_without_logprobs_is_asked_without(profile):
     assert [body.get("logprobs") for body in server.bodies] == [True, None, None]
 
 
+def test_the_probabilities_of_all_intents_come_with_the_answer(profile):
+    document = json.loads(completion().content)
+    value = document["choices"][0]["logprobs"]["content"][1]
+    value["top_logprobs"] = [
+        {"token": "salu", "logprob": math.log(0.8), "bytes": list(b"salu")},
+        {"token": "fuera", "logprob": math.log(0.2), "bytes": None},
+    ]
+    server = Server(httpx.Response(200, json=document))
+    reply = open_target(server, profile).answer(make_item())
+    assert reply.probabilities == pytest.approx({"saludo": 0.8, "fuera_de_dominio": 0.2})
+    assert server.bodies[0]["top_logprobs"] == 20
+
+
+def test_a_server_with_fewer_candidates_is_asked_without_them(profile):
+    server = Server(error(422, "top_logprobs must be between 0 and 5, got 20"), completion())
+    reply = open_target(server, profile).answer(make_item())
+    assert (reply.probability, reply.probabilities) == (pytest.approx(0.4), None)
+    assert [body.get("top_logprobs") for body in server.bodies] == [20, None]
+    assert server.bodies[1]["logprobs"] is True
+
+
 def test_an_answer_of_another_shape_is_an_error_of_the_item(profile):
     server = Server(httpx.Response(200, json={"choices": []}))
     assert "not an OpenAI answer" in (open_target(server, profile).answer(make_item()).error or "")

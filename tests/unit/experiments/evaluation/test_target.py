@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from experiments.evaluation.target import ScoredToken, intent_probability
+from experiments.evaluation.intents import ScoredToken, intent_probability
 
 
 def tokens(*pairs: tuple[str, float]) -> list[ScoredToken]:
