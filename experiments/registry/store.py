@@ -3,7 +3,7 @@
     registry/ledger.jsonl                      what counts (ledger.py)
     registry/models/<name>/<version>/          version.json, manifest.json, evaluation.json,
                                                profile/, gates/
-    registry/blobs/<2 digits>/<sha256>.gguf    model files, read-only
+    registry/blobs/<2 digits>/<sha256>.gguf    model files, read-only, and <sha256>.calibration.json
 
 Serving, the gateway's routes and the promotion read and write here; none of them needs MLflow.
 """
@@ -20,6 +20,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from experiments.evaluation.errors import EvaluationError
+from experiments.evaluation.intent_calibration import (
+    IntentCalibration,
+    calibration_path,
+    read_calibration,
+    write_calibration,
+)
 from experiments.registry.errors import AlteredFile, RegistryError, UnknownVersion, brief
 from experiments.registry.ledger import Ledger
 from experiments.registry.lock import HeldLock, locked
@@ -178,6 +185,33 @@ class Registry:
             AlteredFile: If any of it is not what was registered.
         """
         return ServedFiles(self.verify_blob(version), self.verify_profile(version))
+
+    def calibration(self, version: ModelVersion) -> IntentCalibration | None:
+        """Return how far the probabilities of a version can be believed, if that was fitted.
+
+        Raises:
+            RegistryError: If the record cannot be used.
+        """
+        path = calibration_path(self.blob(version.sha256))
+        if not path.is_file():
+            return None
+        try:
+            found = read_calibration(path)
+        except EvaluationError as error:
+            raise RegistryError(error.message, error.fix) from error
+        return found if found.model_sha256 == version.sha256 else None
+
+    def store_calibration(self, calibration: IntentCalibration) -> None:
+        """Keep a calibration beside the stored file that it was fitted on; a newer one replaces it.
+
+        Raises:
+            RegistryError: If it cannot be written.
+        """
+        path = calibration_path(self.blob(calibration.model_sha256))
+        try:
+            write_calibration(calibration, path)
+        except OSError as error:
+            raise RegistryError(f"cannot store {path.name}: {error}") from error
 
     def store_blob(self, source: Path, sha256: str, size_bytes: int) -> bool:
         """Copy a model file into the store; return whether it was new.

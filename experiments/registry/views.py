@@ -43,7 +43,9 @@ def model_list(registry: Registry) -> dict[str, Any]:
                 "challenger": _version_of(standing, Alias.CHALLENGER),
                 "candidate": _version_of(standing, Alias.CANDIDATE),
                 "versions": [
-                    _public(version, standing) for version in versions if version.name == name
+                    _public(registry, version, standing)
+                    for version in versions
+                    if version.name == name
                 ],
             }
             for name, standing in sorted(models.items())
@@ -72,7 +74,7 @@ def production(registry: Registry, name: str) -> dict[str, Any]:
     previous = standing.previous_champion
     return {
         "id": name,
-        **_public(version, standing),
+        **_public(registry, version, standing),
         "parameters": version.parameters,
         "lineage": version.lineage,
         "dataset_sha256": version.dataset_sha256,
@@ -86,15 +88,17 @@ def production(registry: Registry, name: str) -> dict[str, Any]:
     }
 
 
-def _public(version: ModelVersion, standing: Standing) -> dict[str, Any]:
+def _public(registry: Registry, version: ModelVersion, standing: Standing) -> dict[str, Any]:
     """Return a summary without the people behind it, for callers who only have an API key."""
     summary = version_summary(version, standing)
     del summary["name"], summary["registered_by"]
+    calibration = registry.calibration(version)
     return {
         **summary,
         "description": version.description,
         "quantisation": version.quantisation,
         "metrics": version.metrics,
+        "calibration": None if calibration is None else calibration.model_dump(mode="json"),
     }
 
 

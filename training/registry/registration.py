@@ -13,6 +13,12 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from experiments.evaluation.errors import EvaluationError
+from experiments.evaluation.intent_calibration import (
+    IntentCalibration,
+    calibration_path,
+    read_calibration,
+)
 from experiments.registry.errors import RegistryError, VersionConflict
 from experiments.registry.profile import differences, read_profile
 from experiments.registry.records import (
@@ -80,6 +86,7 @@ def register(
     except (ArtefactError, OSError) as error:
         raise RegistryError(f"not registered: {error}") from error
     report = None if evaluation is None else _evaluation(evaluation, manifest)
+    calibration = _calibration(manifest_path.with_name(manifest.file), manifest)
     profile_files = _profile(profile, manifest_path, manifest)
     version = _record(
         manifest,
@@ -105,6 +112,8 @@ def register(
     try:
         with registry.writing() as transaction:
             standing = transaction.standing(version.name)
+            if calibration is not None:
+                registry.store_calibration(calibration)
             if _check_same(version, standing):
                 return Registration(registry.version(version.name, version.version), new=False)
             if not registry.blob(version.sha256).is_file():
@@ -182,6 +191,7 @@ def _drop_unused(registry: Registry, sha256: str) -> None:
         }
         if sha256 not in used:
             registry.blob(sha256).unlink(missing_ok=True)
+            calibration_path(registry.blob(sha256)).unlink(missing_ok=True)
 
 
 def _record(
@@ -313,3 +323,19 @@ def _evaluation(path: Path, manifest: ModelManifest) -> bytes:
             f"manifest describes {manifest.sha256}"
         )
     return raw
+
+
+def _calibration(model: Path, manifest: ModelManifest) -> IntentCalibration | None:
+    """Return the calibration that lies beside a model file, None if that is of another file.
+
+    Raises:
+        RegistryError: If it is broken.
+    """
+    path = calibration_path(model)
+    if not path.is_file():
+        return None
+    try:
+        found = read_calibration(path)
+    except EvaluationError as error:
+        raise RegistryError(f"not registered: {error.message}", error.fix) from error
+    return found if found.model_sha256 == manifest.sha256 else None

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.evaluation.intent_calibration import calibration_path, write_calibration
 from experiments.registry import Alias, Kind, Registry, State
 from experiments.registry.errors import AlteredFile, RegistryError, VersionConflict
 from experiments.registry.ledger import Ledger
+from experiments.registry.views import model_list
+from tests.unit.experiments.evaluation.test_intent_calibration import calibration
 from tests.unit.training.registry.builders import (
     INTENT_ACCURACY,
     registered,
@@ -53,6 +56,24 @@ def test_the_shipped_models_can_be_registered(registry: Registry) -> None:
         register(path, registry=registry)
     versions = [json.loads(path.read_text(encoding="utf-8"))["version"] for path in paths]
     assert [v.label for v in registry.versions()] == [f"okla@{v}" for v in versions]
+
+
+def test_the_calibration_beside_a_model_comes_along(registry: Registry, tmp_path: Path) -> None:
+    manifest = write_model(tmp_path)
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    beside = calibration_path(tmp_path / document["file"])
+    write_calibration(calibration(model_sha256="0" * 64), beside)
+    version = register(manifest, registry=registry).version
+    assert registry.calibration(version) is None  # of another file
+    own = calibration(model_sha256=document["sha256"])
+    write_calibration(own, beside)
+    assert not register(manifest, registry=registry).new
+    assert registry.calibration(version) == own
+    (model,) = model_list(registry)["models"]
+    assert model["versions"][0]["calibration"]["out_of_scope"]["threshold"] == 0.2
+    beside.write_text("{}")
+    with pytest.raises(RegistryError, match="is no calibration"):
+        register(manifest, registry=registry)
 
 
 def test_registering_twice_changes_nothing(registry: Registry, tmp_path: Path) -> None:
