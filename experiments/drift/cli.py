@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.home import carril_home, event_file
+from experiments.home import carril_home
 from experiments.terminal import (
     EXIT_INCONCLUSIVE,
     EXIT_INFRASTRUCTURE,
@@ -43,8 +43,12 @@ ConfigOption = Annotated[
     typer.Option("--config", help="Thresholds and alerts; ./drift.yaml where there is one."),
 ]
 EventsOption = Annotated[
-    Path | None,
-    typer.Option("--events", help="Event file; CARRIL_HOME/events/events.db by default."),
+    str | None,
+    typer.Option(
+        "--events",
+        metavar="FILE|URL",
+        help="Event file, or postgresql:// address; CARRIL_HOME/events/events.db by default.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -68,6 +72,7 @@ def baseline(
     as_json: JsonOption = False,
 ) -> None:
     """Freeze a good period as the reference that later traffic is compared with."""
+    from experiments.analysis.sources import event_source
     from experiments.drift.baseline import (
         lint,
         make_baseline,
@@ -76,13 +81,14 @@ def baseline(
         write_baseline,
     )
     from experiments.drift.source import period_of, read_traffic
+    from experiments.events.databases import name_of
 
     with _told():
         policy = _policy(config)
-        source = events or event_file(_home())
+        source = event_source(events)
         period = period_of(source)
         if period is None:
-            fail(f"no traffic in {source}", EXIT_INCONCLUSIVE)
+            fail(f"no traffic in {name_of(str(source))}", EXIT_INCONCLUSIVE)
         first, last = period
         end = moment("--until", until) if until else last + 1e-3
         start = moment("--since", since) if since else max(first, end - days * 86_400.0)
@@ -163,6 +169,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Compare the last hours with the baseline; write a report, tell people what is new."""
+    from experiments.analysis.sources import event_source
     from experiments.drift.levels import Level
     from experiments.drift.run import run_check
 
@@ -170,7 +177,12 @@ def check(
         now = moment("--at", at) if at else None
         policy = _policy(config)
         done = run_check(
-            _home(), policy, baseline_path=baseline_file, events=events, now=now, alert=alert
+            _home(),
+            policy,
+            baseline_path=baseline_file,
+            events=event_source(events),
+            now=now,
+            alert=alert,
         )
     for delivery in done.deliveries:
         outcome = "delivered" if delivery.delivered else f"not delivered: {delivery.error}"

@@ -76,7 +76,7 @@ def run_check(
     policy: DriftPolicy,
     *,
     baseline_path: Path | None = None,
-    events: Path | None = None,
+    events: Path | str | None = None,
     now: float | None = None,
     alert: bool = True,
     environ: Mapping[str, str] | None = None,
@@ -88,7 +88,8 @@ def run_check(
         home: `CARRIL_HOME`.
         policy: Thresholds and channels.
         baseline_path: The baseline; the one of the home by default.
-        events: The event file; the one of the home by default.
+        events: The event file, or as a text the address of the central database; the file of the
+            home by default.
         now: End of the windows, seconds since the epoch; the clock by default.
         alert: Whether to send alerts.
         environ: Has addresses and secrets of channels; the process's by default.

@@ -1,11 +1,12 @@
-"""Reading traffic from the event file, as columns per variant."""
+"""Reading traffic from the event log, as columns per variant."""
 
 import math
 import sqlite3
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ FROM outcomes AS o
 WHERE unit IS NOT NULL AND finished_at >= :since AND finished_at < :until
     AND exposure NOT IN ('pinned', 'override', 'shadow') AND status <> 'aborted'
 GROUP BY variant, tenant, unit
-HAVING ended_at < :closed_before
+HAVING MAX(finished_at) < :closed_before
 """
 
 
@@ -105,12 +106,12 @@ class _Columns:
 
 
 def read_traffic(
-    path: Path, policy: DriftPolicy, *, since: float, until: float
+    source: Path | str, policy: DriftPolicy, *, since: float, until: float
 ) -> dict[str, Observations]:
     """Read a period.
 
     Args:
-        path: The event file; may be in use.
+        source: The event file; may be in use. A text is the address of the central database.
         policy: Metrics and idle time of sessions.
         since: Start, seconds since the epoch.
         until: End.
@@ -119,20 +120,20 @@ def read_traffic(
         Traffic per variant; variants without any are absent.
 
     Raises:
-        EventsUnavailable: If the file is missing, damaged, or of another version.
+        EventsUnavailable: If the events are missing, damaged, or of another version.
         BadInput: If the period has too much traffic for memory.
     """
     found: dict[str, _Columns] = {}
-    with _opened(path) as db:
+    with _opened(source) as run:
         parameters = {"since": since, "until": until}
-        for n, row in enumerate(db.execute(_ANSWERS, parameters)):
+        for n, row in enumerate(run(_ANSWERS, parameters)):
             if n >= _MAX_ANSWERS:
                 raise BadInput(
                     f"the period has more than {_MAX_ANSWERS:,} answers", "choose a shorter one"
                 )
             _add_answer(found.setdefault(row[0], _Columns()), row)
         metric = {"metric": policy.satisfaction_metric}
-        for variant, tenant, unit, at, value in db.execute(_VOTES, parameters | metric):
+        for variant, tenant, unit, at, value in run(_VOTES, parameters | metric):
             columns = found.setdefault(variant, _Columns())
             columns.votes["at"].append(at)
             columns.votes["session"].append(columns.session_code(tenant, unit))
@@ -141,27 +142,25 @@ def read_traffic(
             "metric": policy.lead_metric,
             "closed_before": until - policy.session_idle_h * 3600.0,
         }
-        for variant, ended_at, lead in db.execute(_CLOSED, parameters | leads):
+        for variant, ended_at, lead in run(_CLOSED, parameters | leads):
             columns = found.setdefault(variant, _Columns())
             columns.closed["at"].append(ended_at)
             columns.closed["lead"].append(float(lead))
     return {name: columns.observations() for name, columns in found.items()}
 
 
-def period_of(path: Path) -> tuple[float, float] | None:
+def period_of(source: Path | str) -> tuple[float, float] | None:
     """Return the first and the last moment with traffic; None without any.
 
     Raises:
-        EventsUnavailable: If the file cannot be read.
+        EventsUnavailable: If the events cannot be read.
     """
-    with _opened(path) as db:
-        first, last = db.execute(
-            "SELECT MIN(finished_at), MAX(finished_at) FROM outcomes"
-        ).fetchone()
+    with _opened(source) as run:
+        ((first, last),) = run("SELECT MIN(finished_at), MAX(finished_at) FROM outcomes", {})
     return None if first is None else (float(first), float(last))
 
 
-def _add_answer(columns: _Columns, row: tuple[object, ...]) -> None:
+def _add_answer(columns: _Columns, row: Sequence[object]) -> None:
     _, tenant, unit, at, status, intent, confidence, latency, tokens, model = row
     failed = status != "ok"
     columns.session.append(columns.session_code(str(tenant), str(unit)))
@@ -183,8 +182,35 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
+_Run = Callable[[str, Mapping[str, Any]], Iterable[Sequence[Any]]]
+"""Yields the rows of a query."""
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(source: Path | str) -> Iterator[_Run]:
+    """Open one snapshot for all queries, beside whoever writes."""
+    with _server(source) if isinstance(source, str) else _file(source) as run:
+        yield run
+
+
+@contextmanager
+def _server(address: str) -> Iterator[_Run]:
+    from sqlalchemy import text
+
+    from experiments.events.databases import EventsError, opened
+
+    try:
+        with opened(address) as engine, engine.connect() as connection:
+            db = connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True, stream_results=True
+            )
+            yield lambda sql, parameters: db.execute(text(sql), dict(parameters))
+    except EventsError as error:
+        raise EventsUnavailable(str(error)) from error
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[_Run]:
     if not path.is_file():
         raise EventsUnavailable(
             f"no events at {str(path)!r}", "serve traffic first, or name the file with --events"
@@ -202,7 +228,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
                     f"{path} has event schema {version}, which has no intents and no feedback",
                     "a gateway of this version brings it forward when it starts",
                 )
-            db.execute("BEGIN")  # one snapshot for all queries, beside a running writer
-            yield db
+            db.execute("BEGIN")
+            yield db.execute
     except sqlite3.Error as error:
         raise EventsUnavailable(f"{path} cannot be read: {error}") from error

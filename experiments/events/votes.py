@@ -5,11 +5,11 @@ come one at a time, so memory stays flat however many there are.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.events.records import SCHEMA_VERSION
 from experiments.events.schema import version_of
@@ -84,12 +84,11 @@ SELECT f.feedback_id, f.received_at, f.tenant, f.metric, f.metric_type, f.level,
     COALESCE(o.version, e.version) AS version,
     CASE WHEN e.unit IS NOT NULL THEN 'enrolled' ELSE o.exposure END AS exposure,
     COALESCE(o.model_sha256, e.model_sha256) AS model_sha256,
-    o.intent, o.finish_reason, t.messages, t.answer
+    o.intent, o.finish_reason, {texts}
 FROM ranked AS f
 LEFT JOIN outcomes AS o
     ON f.level = 'inference' AND o.inference_id = f.target AND o.tenant = f.tenant
-LEFT JOIN transcripts AS t
-    ON f.level = 'inference' AND t.inference_id = f.target AND t.tenant = f.tenant
+{transcripts}
 LEFT JOIN exposures AS e
     ON f.level = 'episode' AND e.unit = f.target AND e.tenant = f.tenant AND e.exposed_at = (
         SELECT MAX(x.exposed_at) FROM exposures AS x
@@ -98,18 +97,50 @@ LEFT JOIN exposures AS e
 WHERE f.is_last AND f.received_at >= :since
 ORDER BY f.level, f.tenant, f.target, f.metric
 """
+_OF_FILE = _VOTES.format(
+    texts="t.messages, t.answer",
+    transcripts="LEFT JOIN transcripts AS t ON f.level = 'inference' "
+    "AND t.inference_id = f.target AND t.tenant = f.tenant",
+)
+_OF_SERVER = _VOTES.format(texts="NULL, NULL", transcripts="")
+"""Texts stay on the nodes."""
 
 
-def read_votes(path: Path, window: Window = EVERYTHING) -> Iterator[Vote]:
+def read_votes(source: Path | str, window: Window = EVERYTHING) -> Iterator[Vote]:
     """Yield the votes that count, those on one target together, sessions before answers.
 
     Args:
-        path: The event file; may be in use. One that is not there has no votes.
+        source: The event file; may be in use. One that is not there has no votes. A text is the
+            address of the central database, which has no texts of answers.
         window: Which votes.
 
     Raises:
-        EventFileError: If the file is damaged, or written by a newer version.
+        EventFileError: If the events cannot be read, or were written by a newer version.
     """
+    parameters = window._asdict()
+    rows = (
+        _server_rows(source, parameters)
+        if isinstance(source, str)
+        else _file_rows(source, parameters)
+    )
+    for row in rows:
+        yield Vote(**dict(zip(_COLUMNS, row, strict=True)))
+
+
+def _server_rows(address: str, parameters: dict[str, float]) -> Iterator[Sequence[Any]]:
+    from sqlalchemy import text
+
+    from experiments.events.databases import EventsError, opened
+
+    try:
+        with opened(address) as engine, engine.connect() as db:
+            streaming = db.execution_options(stream_results=True, postgresql_readonly=True)
+            yield from streaming.execute(text(_OF_SERVER), parameters)
+    except EventsError as error:
+        raise EventFileError(str(error)) from error
+
+
+def _file_rows(path: Path, parameters: dict[str, float]) -> Iterator[Sequence[Any]]:
     if not path.is_file():
         return
     try:
@@ -122,8 +153,7 @@ def read_votes(path: Path, window: Window = EVERYTHING) -> Iterator[Vote]:
                 )
             if version < _FIRST_WITH_FEEDBACK:
                 return
-            for row in db.execute(_VOTES, {"since": window.since, "until": window.until}):
-                yield Vote(**dict(zip(_COLUMNS, row, strict=True)))
+            yield from db.execute(_OF_FILE, parameters)
     except sqlite3.Error as error:
         raise EventFileError(f"{path} cannot be read: {error}") from error
 

@@ -1,7 +1,7 @@
 """`carril feedback analyze|export|report`: what users said, from a terminal.
 
 Heavy imports happen inside the commands, so that `carril --help` is quick. Exit codes: 0 ok, 2
-usage, 3 the event file cannot be read.
+usage, 3 the events cannot be read.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.home import carril_home, event_file
 from experiments.terminal import (
     EXIT_INFRASTRUCTURE,
     console,
@@ -39,8 +38,12 @@ feedback_app = typer.Typer(
 )
 
 EventsOption = Annotated[
-    Path | None,
-    typer.Option("--events", help="Event file; CARRIL_HOME/events/events.db by default."),
+    str | None,
+    typer.Option(
+        "--events",
+        metavar="FILE|URL",
+        help="Event file, or postgresql:// address; CARRIL_HOME/events/events.db by default.",
+    ),
 ]
 SinceOption = Annotated[
     str | None, typer.Option(help="Votes from this moment on, such as 2026-01-31 (UTC).")
@@ -120,8 +123,11 @@ def export(
 
     if positive and episodes:
         fail("--positive is about answers, --episodes about sessions; give one")
+    source = _source(events)
+    if positive and isinstance(source, str):
+        fail("texts of answers stay on the nodes: use --positive there, on their event files")
     with _readable():
-        votes = read_votes(_event_file(events), _window(since, until))
+        votes = read_votes(source, _window(since, until))
         lines = training_lines(votes) if positive else feedback_lines(votes, episodes=episodes)
         n_lines = _write_lines(out, lines)
     where = "stdout" if str(out) == "-" else str(out)
@@ -134,15 +140,13 @@ def export(
         )
 
 
-def _analysis(
-    control: str, events: Path | None, since: str | None, until: str | None
-) -> "Analysis":
+def _analysis(control: str, events: str | None, since: str | None, until: str | None) -> "Analysis":
     from experiments.events.votes import read_votes
     from experiments.feedback.analysis import Settings
     from experiments.feedback.analysis import analyze as analyse
 
     with _readable():
-        votes = read_votes(_event_file(events), _window(since, until))
+        votes = read_votes(_source(events), _window(since, until))
         return analyse(votes, Settings(control=control))
 
 
@@ -164,13 +168,17 @@ def _print_section(section: "Section") -> None:
     print_table(section.title, columns, rows, note=section.note)
 
 
-def _event_file(given: Path | None) -> Path:
-    """Return the event file, with a word on stderr if it does not hold everything."""
+def _source(given: str | None) -> Path | str:
+    """Return the events to read, with a word on stderr if they are not all."""
+    from experiments.analysis.sources import event_source
+
+    path = event_source(given)
+    if isinstance(path, str):
+        return path
     if given is not None:
-        if not given.is_file():
-            fail(f"--events {str(given)!r} is no file")
-        return given
-    path = event_file(carril_home())
+        if not path.is_file():
+            fail(f"--events {given!r} is no file")
+        return path
     if not path.is_file():
         typer.echo(f"no events yet: {path} does not exist", err=True)
     tell_waiting_spool(path)

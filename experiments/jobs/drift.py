@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from experiments.alerts.delivery import unreachable
+from experiments.analysis.sources import event_source
 from experiments.drift.errors import BadInput, DriftError, EventsUnavailable
 from experiments.drift.levels import Level
 from experiments.drift.policy import LONGEST_CHECK_H, DriftPolicy, read_policy
@@ -57,7 +58,9 @@ def command(
         Path | None, typer.Option(help="Thresholds and alerts; ./drift.yaml where there is one.")
     ] = None,
     baseline: Annotated[Path | None, typer.Option(help="Baseline file.")] = None,
-    events: Annotated[Path | None, typer.Option(help="Event file.")] = None,
+    events: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="Event file, or postgresql:// address.")
+    ] = None,
 ) -> None:
     """Check for drift, again and again; write reports and send alerts.
 
@@ -82,9 +85,7 @@ def command(
     )
 
 
-def _watch(
-    policy: DriftPolicy, period_s: float, baseline: Path | None, events: Path | None
-) -> None:
+def _watch(policy: DriftPolicy, period_s: float, baseline: Path | None, events: str | None) -> None:
     typer.echo(f"checking for drift every {period_s / 3600.0:.3g} h")
     for channel in unreachable(policy.alerts):
         typer.echo(f"  nobody is told by {channel.channel}: {channel.error}", err=True)
@@ -103,8 +104,13 @@ def _watch(
     typer.echo("ended on request", err=True)
 
 
-def _check(policy: DriftPolicy, baseline: Path | None, events: Path | None) -> Checked:
-    done = run_check(home_dir(), policy, baseline_path=baseline, events=events)
+def _check(policy: DriftPolicy, baseline: Path | None, events: str | None) -> Checked:
+    done = run_check(
+        home_dir(),
+        policy,
+        baseline_path=baseline,
+        events=None if events is None else event_source(events),
+    )
     document = done.document
     typer.echo(
         f"{document['checked_at']} {done.level.value}: findings {len(document['findings'])}, "

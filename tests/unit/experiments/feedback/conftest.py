@@ -1,0 +1,5 @@
+"""A PostgreSQL server for these tests."""
+
+from tests.postgres import postgres
+
+__all__ = ["postgres"]
