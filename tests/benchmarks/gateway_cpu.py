@@ -76,11 +76,11 @@ async def _block(app: ASGIApp, body: dict[str, Any], name: str) -> float:
     data = json.dumps(body).encode()
     started = time.process_time()
     for number in range(BLOCK):
-        await _ask(app, data, f"{name}-{number}")
+        await ask(app, data, f"{name}-{number}")
     return round((time.process_time() - started) / BLOCK * 1e6, 1)
 
 
-async def _ask(app: ASGIApp, body: bytes, session: str) -> None:
+async def ask(app: ASGIApp, body: bytes, session: str) -> None:
     parts = [body]
 
     async def receive() -> Any:
