@@ -124,7 +124,7 @@ def _calibration_of(
     """Return the calibration of exactly the file that was measured.
 
     Raises:
-        BadInput: If the settings name one of another file or form, or a record is broken.
+        BadInput: If the settings name one of another file, or a record is broken.
     """
     if settings.calibration is not None:
         given = read_calibration(settings.calibration)

@@ -117,6 +117,9 @@ def command(
     grammar: Annotated[bool, typer.Option(help="Force a GGUF's answers into the schema.")] = True,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of a GGUF.")] = 0,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Decide by this one; by default the model file's own.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most items of each suite.")] = None,
     skip: Annotated[
         list[Skippable] | None, typer.Option(help="Part to leave out; may be repeated.")
@@ -135,6 +138,7 @@ def command(
             grammar=grammar,
             concurrency=concurrency,
             threads=threads,
+            calibration=calibration,
             limit=limit,
             skip=skip,
         )
