@@ -1,5 +1,6 @@
 """Where state lies, who may read it, and how the environment of Ray is made."""
 
+import json
 import os
 import shutil
 import stat
@@ -165,6 +166,33 @@ def test_haproxy_keeps_all_but_the_api_to_this_machine_and_its_owner(tmp_path: P
         "bind 127.0.0.1:8404",
     ]
     assert "mode 600 level admin" in config.read_text()
+
+
+def test_haproxy_refuses_in_the_shape_that_openai_clients_read(tmp_path: Path) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        f"    errorfile 503 {tmp_path}/500.http\n    errorfile 504 {tmp_path}/500.http\n"
+    )
+    wrapper = Path(home_module.__file__).with_name("haproxy_loopback.sh")
+
+    environment = {**os.environ, "CARRIL_HAPROXY": "/bin/true"}
+    subprocess.run([wrapper, "-f", config], env=environment, check=True)
+
+    assert config.read_text().splitlines()[2:] == [
+        f"    errorfile 400 {tmp_path}/400.http",
+        f"    errorfile 408 {tmp_path}/408.http",
+    ]
+    for name, status, code in (
+        ("500", "503 Service Unavailable", "overloaded"),
+        ("400", "400 Bad Request", "invalid_request"),
+        ("408", "408 Request Timeout", "request_timeout"),
+    ):
+        head, body = (tmp_path / f"{name}.http").read_bytes().decode().split("\r\n\r\n")
+        lines = head.split("\r\n")
+        assert lines[0] == f"HTTP/1.1 {status}"
+        assert "Content-Type: application/json" in lines
+        assert f"Content-Length: {len(body)}" in lines
+        assert json.loads(body)["error"]["code"] == code
 
 
 def test_rays_commands_learn_the_token_of_the_local_cluster(tmp_path: Path) -> None:
