@@ -44,6 +44,7 @@ def autoscaling_faults(app: Mapping[str, Any]) -> Iterator[str]:
         for key in block:
             if key not in _KNOWN:
                 yield f"{where}.{key}: unknown option, Serve would ignore it"
+        yield from _policy_faults(block.get("policy"), where)
         low, high = block.get("min_replicas", 1), block.get("max_replicas", 1)
         if not isinstance(low, int) or not isinstance(high, int) or high < 1 or low > high:
             yield f"{where}: min_replicas {low!r} and max_replicas {high!r} are no range"
@@ -52,6 +53,16 @@ def autoscaling_faults(app: Mapping[str, Any]) -> Iterator[str]:
                 f"{where}.min_replicas: 0 leaves nobody to say that the variant sleeps; keep 1 "
                 "and free the memory of an idle model by user_config.idle.unload_after_s"
             )
+
+
+def _policy_faults(policy: Any, where: str) -> Iterator[str]:
+    if policy is None:
+        return
+    function = policy.get("policy_function") if isinstance(policy, Mapping) else None
+    if not isinstance(function, str):
+        yield f'{where}.policy: {policy!r} names no function; write {{policy_function: "{POLICY}"}}'
+    elif function.startswith("serve_app.") and function != POLICY:  # others are their authors'
+        yield f"{where}.policy.policy_function: {function!r} does not exist; carril has {POLICY!r}"
 
 
 def most_replicas(app: Mapping[str, Any]) -> int:

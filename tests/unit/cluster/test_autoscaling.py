@@ -55,6 +55,13 @@ def test_good_block_has_no_faults_and_may_grow_to_its_maximum() -> None:
         pytest.param(BLOCK | {"min_replicas": 4}, {}, "no range", id="upside down"),
         pytest.param(BLOCK | {"max_replicas": "3"}, {}, "no range", id="no number"),
         pytest.param(BLOCK | {"min_replicas": 0}, {}, "idle.unload_after_s", id="zero"),
+        pytest.param(BLOCK | {"policy": POLICY}, {}, "names no function", id="bare policy"),
+        pytest.param(
+            BLOCK | {"policy": {"policy_function": POLICY[:-1]}},
+            {},
+            f"carril has '{POLICY}'",
+            id="misspelt policy",
+        ),
     ],
 )
 def test_faulty_block_is_refused_in_the_config(
