@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test check bench bench-peers bench-readme bench-guard lock clean install native training tracking test-system vllm test-vllm bench-vllm
+.PHONY: help serve stop test check calibrate bench bench-peers bench-readme bench-guard lock clean install native training tracking test-system vllm test-vllm bench-vllm
 .SUFFIXES:
 
 help: ## Show this list
@@ -53,6 +53,11 @@ check: install ## Format, lint, types and layers; about a minute
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+calibrate: install native ## Fit the shipped models' calibrations anew, after a model file changed; about 5 minutes
+	@$(BIN)/carril data generate --config training/configs/okla-v2.yaml --out var/data/okla-v2
+	@for model in models/okla/*.gguf; do \
+		$(BIN)/carril eval calibrate --gguf $$model --data var/data/okla-v2/dev.jsonl || exit; done
 
 bench: install training tracking native ## Measure engine and gateway beside their peers
 	$(BIN)/pytest -m benchmark -s $(PYTEST_ARGS) tests/benchmarks

@@ -124,7 +124,7 @@ class KeptCalibration(_Record):
     after: CalibrationFigures
     ece_lower: float
     ece_upper: float
-    """95 % percentile interval of the ECE after, over resampled groups."""
+    """95 % interval of the ECE after, over resampled groups, without the noise these add."""
     ece_by_chance: float
     """Mean ECE of as many answers whose probabilities are exact: what sampling alone makes of it,
     and no calibration can undercut."""
