@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from experiments.grounding.profile_options import Grounding
+
 Role = Literal["system", "user", "assistant", "developer"]
 FinishReason = Literal["stop", "length"]
 Priority = Literal["interactive", "batch", "background"]
@@ -58,6 +60,8 @@ class GenerationRequest:
     """Completions only: the prompt's own text and log-probabilities come first."""
     json_schema: str | None = None
     """Canonical JSON text of a schema in the supported subset; None is free text."""
+    grounding: Grounding = "off"
+    """What JSON answers of a chat must keep to: with `inventory`, to the rows in its prompt."""
     cache_salt: str = ""
     """KV of earlier prompts is reused between requests of one salt only: who shares none cannot
     learn from timing what others asked."""
@@ -159,14 +163,26 @@ class EngineStats:
     """Tokens whose KV came from disk when the model was loaded."""
     forced_tokens_total: int = 0
     """Tokens of answers that the JSON schema left no choice about."""
-    guessed_tokens_total: int = 0
-    right_guesses_total: int = 0
+    guessed_by_source: dict[str, int] = field(default_factory=dict)
+    """Tokens of answers that were computed on suspicion, by where they were taken from."""
+    right_by_source: dict[str, int] = field(default_factory=dict)
+    """Those of them that came true."""
     preempted_total: int = 0
     """Slots taken back, for a request of a higher class or for want of KV memory."""
     refused_late_total: int = 0
     """Requests refused because they could not have met their deadline."""
     waiting_by_priority: dict[Priority, int] = field(default_factory=dict)
     """`waiting` by class, as far as the engine keeps them apart."""
+
+    @property
+    def guessed_tokens_total(self) -> int:
+        """Guessed tokens from all sources."""
+        return sum(self.guessed_by_source.values())
+
+    @property
+    def right_guesses_total(self) -> int:
+        """Those of them that came true."""
+        return sum(self.right_by_source.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -338,6 +338,11 @@ class _EngineTotals(Collector):
         "restored_tokens_total": "Tokens whose KV came from disk at load.",
         "preempted_total": "Slots taken back, for a higher class or for want of KV memory.",
         "refused_late_total": "Requests refused because they would have missed their deadline.",
+        "forced_tokens_total": "Tokens that the JSON schema left no choice about.",
+    }
+    _BY_SOURCE: ClassVar = {
+        "guessed_tokens_total": ("guessed_by_source", "Tokens computed on suspicion."),
+        "right_guesses_total": ("right_by_source", "Tokens computed on suspicion that came true."),
     }
 
     def __init__(self) -> None:
@@ -348,3 +353,8 @@ class _EngineTotals(Collector):
             yield CounterMetricFamily(
                 f"carril_engine_{name}", text, value=getattr(self.stats, name)
             )
+        for name, (field, text) in self._BY_SOURCE.items():
+            family = CounterMetricFamily(f"carril_engine_{name}", text, labels=["source"])
+            for source, value in getattr(self.stats, field).items():
+                family.add_metric([source], value)
+            yield family

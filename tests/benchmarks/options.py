@@ -4,7 +4,7 @@ from typing import Any
 
 from serve_app.config import LlamaCppOptions
 
-_GUESSES = "prompt_lookup"
+_GUESSES = ("prompt_lookup", "answer_memory")
 
 
 def switches() -> list[str]:
@@ -21,7 +21,7 @@ def comparable() -> dict[str, Any]:
 
     Guessing from earlier text is off: random weights fall into loops, which are guessed too well.
     """
-    return {_GUESSES: False} if _GUESSES in switches() else {}
+    return {name: False for name in _GUESSES if name in switches()}
 
 
 def rows() -> dict[str, dict[str, Any]]:

@@ -23,13 +23,25 @@ class Answer:
         self._held: list[tuple[int, TokenLogprob]] = []
         self._began = False
 
-    def add(self, piece: bytes, logprob: TokenLogprob | None) -> GenerationChunk | None:
-        """Add a token; return a chunk if there is something to send.
+    @property
+    def looks_for_stops(self) -> bool:
+        """Whether some text ends the answer, so that each token must be added by itself."""
+        return self._text.looks_for_stops
+
+    def add(
+        self, piece: bytes, logprob: TokenLogprob | None, n_tokens: int = 1
+    ) -> GenerationChunk | None:
+        """Add a token, or several; return a chunk if there is something to send.
+
+        Args:
+            piece: Its bytes, or theirs.
+            logprob: Its log-probability; of several tokens there is none.
+            n_tokens: How many they are.
 
         Returns:
             A chunk, final if a stop string was completed; None while all is held back.
         """
-        self.n_tokens += 1
+        self.n_tokens += n_tokens
         if logprob is not None:
             self._held.append((self._text.n_decoded, logprob))
         text, stopped = self._text.push(piece)

@@ -12,6 +12,7 @@ from serve_app.config import ModelConfig
 from serve_app.engines.chat_template import ChatTemplate
 from serve_app.engines.llama_cpp.adapter import Adapter, AdapterFile, open_adapters
 from serve_app.engines.llama_cpp.admission import Admission, UseGuard
+from serve_app.engines.llama_cpp.answer_memory import AnswerMemory
 from serve_app.engines.llama_cpp.binding import SUPPORTED_VERSION, system_info
 from serve_app.engines.llama_cpp.capacity import context_size, kept_sequences, thread_count
 from serve_app.engines.llama_cpp.channel import Channel
@@ -165,6 +166,9 @@ class LlamaCppEngine:
                     n_kept=kept_sequences(config),
                     on_done=self._done,
                     pause_s=config.stream_interval_ms / 1000,
+                    memory=AnswerMemory(options.answer_memory_tokens // config.n_lanes)
+                    if options.answer_memory
+                    else None,
                     tricks=Tricks(
                         packing=options.packing,
                         prompt_lookup=options.prompt_lookup,
@@ -260,7 +264,7 @@ class LlamaCppEngine:
         options = self._config.llama_cpp
         try:
             for name, stepper in self._lanes.steppers.items():
-                if options.packing or options.prompt_lookup:
+                if options.packing or options.prompt_lookup or options.answer_memory:
                     stepper.calibrate()
                 self._warm_start.pin(
                     stepper.context, stepper.pool, stepper.prefixes, adapter=self._identity(name)
@@ -352,8 +356,8 @@ def _lane_stats(stepper: Stepper) -> EngineStats:
         evicted_tokens_total=stepper.prefixes.n_evicted_tokens,
         restored_tokens_total=stepper.prefixes.n_restored_tokens,
         forced_tokens_total=counters.forced_tokens,
-        guessed_tokens_total=counters.guessed_tokens,
-        right_guesses_total=counters.right_guesses,
+        guessed_by_source=dict(counters.guessed),
+        right_by_source=dict(counters.right),
     )
 
 

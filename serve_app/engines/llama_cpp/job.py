@@ -3,8 +3,9 @@
 import time
 
 from serve_app.engines.llama_cpp.answer import Answer
+from serve_app.engines.llama_cpp.answer_memory import AnswerTree
 from serve_app.engines.llama_cpp.channel import Channel
-from serve_app.engines.llama_cpp.drafts import Lookup
+from serve_app.engines.llama_cpp.drafts import NO_DRAFT, Draft, Source
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.sampling import TokenSampler
 from serve_app.engines.protocol import GenerationRequest, SamplingParams, Timings
@@ -74,8 +75,14 @@ class Job:
         """A running job that is computing a prefix this one is going to share."""
         self.leader_tokens = 0
         """How many tokens of the leader are waited for."""
-        self.lookup: Lookup | None = None
-        """Where guesses come from; None makes none."""
+        self.kind = (request.cache_salt, grammar.key if grammar else b"")
+        """Answers of the same kind may be guessed from."""
+        self.tree: AnswerTree | None = None
+        """Them, if they are remembered."""
+        self.sources: list[Source] = []
+        """Where guesses come from; the surest first."""
+        self.draft_source: Source | None = None
+        """Whose guess was the latest."""
         self.planned_at = 0
         """Number of the last plan that it had a part in."""
 
@@ -104,15 +111,31 @@ class Job:
 
     @property
     def guess_rate(self) -> float:
-        """Probability that a guessed token is right; 0 if none can be guessed."""
-        return self.lookup.rate if self.lookup is not None else 0.0
+        """About how likely a guessed token is right, at best; 0 if none can be guessed."""
+        return max((source.rate for source in self.sources), default=0.0)
 
-    def guess(self, n: int) -> tuple[int, ...]:
-        """Return at most `n` tokens that may come next, within the answer's length."""
-        if self.lookup is None:
-            return ()
-        self.lookup.follow(self.tokens)
-        return self.lookup.propose(min(n, self.max_length - len(self.tokens) - 1))
+    def draft(self, n: int) -> Draft:
+        """Return at most `n` tokens that may come next, within the answer's length.
+
+        Of two guesses that is taken from which more right tokens are expected.
+        """
+        n = min(n, self.max_length - len(self.tokens) - 1)
+        if n <= 0:
+            return NO_DRAFT
+        best, best_gain = NO_DRAFT, 0.0
+        for source in self.sources:
+            if best.chances and best.chances[0] >= source.rate:
+                continue
+            draft = source.propose(self.tokens, n)
+            gain = sum(draft.chances)
+            if gain > best_gain:
+                best, best_gain, self.draft_source = draft, gain, source
+        return best
+
+    def record(self, draft: Draft, n_right: int) -> None:
+        """Learn how the latest guess turned out, as far as it was computed."""
+        if self.draft_source is not None:
+            self.draft_source.record(draft, n_right)
 
     def to_waiting(self) -> None:
         """Forget the KV memory; what is not kept is computed again when it is admitted anew."""

@@ -6,7 +6,7 @@ calibration at load fills a table, and every later step corrects it.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 _WEIGHT, _WEIGHT_DOWN = 0.1, 0.5
 """Weight of the newest measurement in the moving averages; one that is faster than known counts
@@ -14,10 +14,12 @@ more, because other work on the machine can only make a step slower."""
 _OUTLIER = 3.0
 """A step this many times slower than known says something about the machine, not about rows; it is
 counted as this slow at most."""
-MAX_DECODE_ROWS = 64
-"""Larger steps are prefill for the most part."""
+MAX_DECODE_ROWS = 160
+"""Larger steps are prefill for the most part; answers and their guesses are fewer rows."""
 CALIBRATED_ROWS = (1, 16, 4, 8, 2, 6, 12, 7, 3, 14, 5, 10, 24, 32)
 """In the order of their use, for the case that time runs out."""
+LARGE_ROWS = (48, 64, 96, 128)
+"""Tried last: only with small models do answers and their guesses fill such steps."""
 
 
 class RowCosts:
@@ -85,7 +87,8 @@ def calibrate(
     *,
     max_rows: int,
     budget_s: float,
-    rows: Iterable[int] = CALIBRATED_ROWS,
+    rows: Sequence[int] = CALIBRATED_ROWS,
+    large: Sequence[int] = LARGE_ROWS,
 ) -> None:
     """Measure steps of several sizes, the most telling first, until the time is used up.
 
@@ -95,16 +98,16 @@ def calibrate(
         max_rows: Largest step allowed.
         budget_s: Time for all; one step may go beyond it.
         rows: Sizes to try.
+        large: Sizes to try with the time that is left.
     """
     left_s = budget_s - step(1)  # the first step of all also faults the weights in
     best: dict[int, float] = {}
     # Two rounds: what disturbs the machine for a moment shall not spoil both tries of a size.
-    for _ in range(2):
-        for n_rows in rows:
-            if n_rows > max_rows or left_s <= 0:
-                continue
-            seconds = step(n_rows)
-            left_s -= seconds
-            best[n_rows] = min(seconds, best.get(n_rows, seconds))
+    for n_rows in (*rows, *rows, *large, *large):
+        if n_rows > max_rows or left_s <= 0:
+            continue
+        seconds = step(n_rows)
+        left_s -= seconds
+        best[n_rows] = min(seconds, best.get(n_rows, seconds))
     for n_rows, seconds in best.items():
         costs.record(n_rows, n_rows, seconds)

@@ -25,7 +25,9 @@ _BOUNDS = {
     "presence_penalty": (-100.0, 100.0),
 }
 _FIRST_TRY = 64
-"""Best candidates that a greedy answer offers its grammar before the whole vocabulary."""
+"""Best candidates that a greedy answer offers its grammar before the whole vocabulary ..."""
+_ONE_BY_ONE = 4
+"""... and the very best by themselves, since answers before this one may have offered them."""
 
 
 def check_sampling(params: SamplingParams) -> None:
@@ -69,19 +71,20 @@ class TokenSampler:
         if params.temperature >= _GREEDY_BELOW or self._penalised:
             self._chain = _chain(self._lib, params, n_vocab, n_ctx, self._penalised)
 
-    def sample(self, context: Any, row: int, logits: NDArray[np.float32]) -> int | None:
+    def sample(self, context: Any, row: int, logits: NDArray[np.float32], best: int) -> int | None:
         """Return the next token, or None if the grammar leaves none.
 
         Args:
             context: The `llama_context` pointer.
             row: Index of the row in the batch.
             logits: The same row's logits, (n_vocab,) float32; not written to.
+            best: The token with the largest of them.
         """
         if self.grammar is None:
             if self._chain is None:
-                return int(logits.argmax())
+                return best
             return int(self._lib.llama_sampler_sample(self._chain, context, row))
-        token = self._constrained(self.grammar, logits)
+        token = self._constrained(self.grammar, logits, best)
         if token is not None:
             self.grammar.accept(token)
             if self._penalised:
@@ -117,14 +120,18 @@ class TokenSampler:
             self.grammar.close()
             self.grammar = None
 
-    def _constrained(self, grammar: GrammarWalk, logits: NDArray[np.float32]) -> int | None:
+    def _constrained(
+        self, grammar: GrammarWalk, logits: NDArray[np.float32], best: int
+    ) -> int | None:
         if self._chain is None:
-            token = int(logits.argmax())
-            if grammar.allows(token):
-                return token
+            if grammar.allows(best):
+                return best
             k = min(_FIRST_TRY, self._n_vocab)
-            best = np.argpartition(logits, -k)[-k:]
-            for ids in (best, None):
+            first = np.argpartition(logits, -k)[-k:]
+            for token in first[np.argsort(-logits[first])][:_ONE_BY_ONE].tolist():
+                if grammar.allows(token):
+                    return int(token)
+            for ids in (first, None):
                 allowed = grammar.mask(_candidates(logits, ids))
                 if len(allowed):
                     return int(allowed["id"][allowed["logit"].argmax()])

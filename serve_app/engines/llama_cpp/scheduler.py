@@ -3,11 +3,12 @@
 Pure bookkeeping; the engine thread owns it and does the decoding.
 """
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from serve_app.engines.llama_cpp import batching
+from serve_app.engines.llama_cpp.drafts import NO_DRAFT, Draft
 from serve_app.engines.llama_cpp.job import Job
 from serve_app.engines.llama_cpp.row_costs import RowCosts
 from serve_app.engines.llama_cpp.seats import Seats
@@ -15,7 +16,7 @@ from serve_app.engines.llama_cpp.sharing import Sharing
 
 _PLAIN_EVERY = 32
 """One of so many batches has everybody's rows, and no others."""
-_MAX_GUESS = 8
+_MAX_DRAFT = 64
 """Tokens guessed for one answer in one step."""
 
 
@@ -27,14 +28,19 @@ class Part:
     n_tokens: int
     n_outputs: int
     """Of the last tokens and guesses, how many get logits; a guess needs them."""
-    guesses: tuple[int, ...] = ()
+    draft: Draft = NO_DRAFT
     n_blanks: int = 0
     """Rows that are computed for nothing, because the step is faster with them."""
 
     @property
     def n_rows(self) -> int:
         """Rows of the batch that it takes."""
-        return self.n_tokens + len(self.guesses) + self.n_blanks
+        return self.n_tokens + self.n_guesses + self.n_blanks
+
+    @property
+    def n_guesses(self) -> int:
+        """Guessed tokens."""
+        return len(self.draft.tokens)
 
     @property
     def length(self) -> int:
@@ -90,21 +96,21 @@ class Scheduler:
         self.seats.admit()
 
     def plan(self) -> list[Part]:
-        """Choose the rows of the next batch: those of decoding jobs, then prompts or guesses."""
+        """Choose the rows of the next batch: of decoding jobs, their guesses, then prompts."""
         self._n_plans += 1
         self._sharing.resume(self.running)
         decoding = [job for job in self.running if job.is_decoding and job.leader is None]
         others = [job for job in self.running if not job.is_decoding and job.leader is None]
         # Now and then the plain step, so that what it costs stays known, too.
-        packs = self._tricks.packing and self._n_plans % _PLAIN_EVERY
-        if packs and not others and len(decoding) > 1:
+        is_plain = self._n_plans % _PLAIN_EVERY == 0
+        if self._tricks.packing and not is_plain and not others and len(decoding) > 1:
             decoding.sort(key=lambda job: job.planned_at)
             decoding = decoding[: batching.group(self._costs, [job.n_pending for job in decoding])]
         parts = self._decode(decoding)
+        if parts and not is_plain:
+            parts = self._fill(parts, others)
         if others:
             parts += self._prefill(others, parts)
-        elif parts and self._n_plans % _PLAIN_EVERY:
-            parts = self._fill(parts)
         parts = self._fit(parts)
         for part in parts:
             part.job.planned_at = self._n_plans
@@ -122,7 +128,7 @@ class Scheduler:
         return parts
 
     def _prefill(self, jobs: list[Job], decode: list[Part]) -> list[Part]:
-        n_rows = sum(part.n_tokens for part in decode)
+        n_rows = sum(part.n_rows for part in decode)
         left = self._n_batch - n_rows
         outputs = self._n_outputs - sum(part.n_outputs for part in decode)
         rows = batching.prompt_rows(self._costs, n_rows, max_rows=left, blocks=self._tricks.packing)
@@ -136,26 +142,34 @@ class Scheduler:
                 parts.append(part)
         return parts
 
-    def _fill(self, parts: list[Part]) -> list[Part]:
-        # Rows beyond those that are needed: guesses that are likely enough, or blanks.
-        if not (self._tricks.packing or self._tricks.prompt_lookup):
-            return parts
+    def _fill(self, parts: list[Part], others: list[Job]) -> list[Part]:
+        # Rows beyond those that are needed: guesses that are likely enough, or blanks. Guesses take
+        # neither the room nor the logits that prompts need.
+        blanks = self._tricks.packing and not others
         n_rows = sum(part.n_tokens for part in parts)
-        room = min(self._n_batch - n_rows, self._sharing.free_cells - n_rows)
-        outputs = self._n_outputs - sum(part.n_outputs for part in parts)
-        hope = max((part.job.guess_rate for part in parts), default=0.0)
-        spare = self._spare(parts, n_rows, [hope] * min(room, outputs), room)
+        n_prompt = min(sum(job.n_pending for job in others), self._n_batch // 2)
+        room = min(self._n_batch, self._sharing.free_cells) - n_rows - n_prompt
+        outputs = self._n_outputs - sum(part.n_outputs for part in parts) - len(others)
+        outputs = max(0, min(outputs, room))
+        hope = max(part.job.guess_rate for part in parts)
+        if not blanks and not hope:
+            return parts
+        spare = self._spare(parts, n_rows, [hope] * outputs if hope else [], room, blanks=blanks)
         if not spare:
             return parts
-        guesses = self._guesses(parts, min(spare, outputs)) if hope else []
-        spare = self._spare(parts, n_rows, [guess.chance for guess in guesses], room)
-        taken: dict[int, int] = {}
-        for guess in guesses[:spare]:
-            taken[guess.part] = taken.get(guess.part, 0) + 1
+        drafts = [part.job.draft(min(_MAX_DRAFT, outputs)) for part in parts] if hope else []
+        guesses = sorted(
+            (_Guess(chance, at) for at, draft in enumerate(drafts) for chance in draft.chances),
+            reverse=True,
+        )[:outputs]
+        chances = [guess.chance for guess in guesses]
+        spare = self._spare(parts, n_rows, chances, room, blanks=blanks)
+        taken = Counter(guess.part for guess in guesses[:spare])
         filled = [
-            _with_guesses(part, taken[at]) if at in taken else part for at, part in enumerate(parts)
+            _with_draft(part, drafts[at].cut(taken[at])) if at in taken else part
+            for at, part in enumerate(parts)
         ]
-        self._add_blanks(filled, spare - len(guesses[:spare]))
+        self._add_blanks(filled, spare - taken.total())
         return filled
 
     def _add_blanks(self, parts: list[Part], n: int) -> None:
@@ -164,21 +178,15 @@ class Scheduler:
         part = parts[at]
         n = min(n, self._sharing.max_length - part.length)
         if n > 0:
-            parts[at] = Part(part.job, part.n_tokens, part.n_outputs, part.guesses, n)
+            parts[at] = Part(part.job, part.n_tokens, part.n_outputs, part.draft, n)
 
-    def _spare(self, parts: list[Part], n_rows: int, chances: Sequence[float], room: int) -> int:
+    def _spare(
+        self, parts: list[Part], n_rows: int, chances: list[float], room: int, *, blanks: bool
+    ) -> int:
         rows = batching.spare_rows(self._costs, len(parts), n_rows, chances)
-        if not self._tricks.packing:  # no blanks
+        if not blanks:
             rows = min(rows, len(chances))
         return max(0, min(rows, room))
-
-    def _guesses(self, parts: list[Part], n: int) -> list["_Guess"]:
-        found: list[_Guess] = []
-        for at, part in enumerate(parts):
-            chance = part.job.guess_rate
-            n_guessed = len(part.job.guess(min(n, _MAX_GUESS)))
-            found += [_Guess(chance ** (place + 1), at) for place in range(n_guessed)]
-        return sorted(found, reverse=True)[:n]
 
     def retire(self, job: Job, *, keep: bool, answered: bool = False) -> None:
         """Take a job out, wherever it is.
@@ -217,9 +225,8 @@ class _Guess(NamedTuple):
     part: int
 
 
-def _with_guesses(part: Part, n: int) -> Part:
-    guesses = part.job.guess(n)
-    return Part(part.job, part.n_tokens, part.n_outputs + len(guesses), guesses)
+def _with_draft(part: Part, draft: Draft) -> Part:
+    return Part(part.job, part.n_tokens, part.n_outputs + len(draft.tokens), draft)
 
 
 def _part(job: Job, rows: int, outputs: int) -> Part | None:

@@ -1,27 +1,27 @@
 """One step of the engine: decode a batch, sample, hand over, and clear up after failures."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.engines.llama_cpp.answer_memory import AnswerMemory, Recall
 from serve_app.engines.llama_cpp.channel import Outbox
 from serve_app.engines.llama_cpp.context import Context, Rows
-from serve_app.engines.llama_cpp.drafts import Lookup
+from serve_app.engines.llama_cpp.drafts import GUESS_SOURCES, Draft, Lookup
 from serve_app.engines.llama_cpp.job import Job
 from serve_app.engines.llama_cpp.kv import KvPool
 from serve_app.engines.llama_cpp.logprobs import token_logprob
 from serve_app.engines.llama_cpp.prefix_cache import PrefixCache
 from serve_app.engines.llama_cpp.row_costs import RowCosts, calibrate
-from serve_app.engines.llama_cpp.sampling import TokenSampler
 from serve_app.engines.llama_cpp.scheduler import ALL_TRICKS, Part, Scheduler, Tricks
 from serve_app.engines.llama_cpp.sharing import Sharing
 from serve_app.engines.llama_cpp.vocabulary import Vocabulary
-from serve_app.engines.protocol import FinishReason, TokenLogprob
+from serve_app.engines.llama_cpp.writing import Writer
+from serve_app.engines.protocol import FinishReason
 from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, RequestError
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,10 @@ class Counters:
     step_rows: int = 0
     cancelled: int = 0
     forced_tokens: int = 0
-    guessed_tokens: int = 0
-    right_guesses: int = 0
     refused_late: int = 0
+    guessed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GUESS_SOURCES, 0))
+    """Tokens computed on suspicion, by source."""
+    right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GUESS_SOURCES, 0))
 
 
 class Stepper:
@@ -63,6 +64,7 @@ class Stepper:
         on_done: Called once per job that has left.
         tricks: What batches may do beside the plain thing.
         pause_s: Seconds between two hand-overs of streamed text, at least.
+        memory: Earlier answers to guess from; None guesses from none.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Stepper:
         on_done: Callable[[Job], None],
         tricks: Tricks = ALL_TRICKS,
         pause_s: float = 0.0,
+        memory: AnswerMemory | None = None,
     ) -> None:
         self.counters = Counters()
         self.context = context
@@ -93,10 +96,11 @@ class Stepper:
             tricks=tricks,
         )
         self._tricks = tricks
+        self._memory = memory
         self._vocabulary = vocabulary
-        self._n_ctx = n_ctx
         self._on_done = on_done
         self._outbox = Outbox(pause_s)
+        self._writer = Writer(context, vocabulary, self._outbox, n_ctx=n_ctx)
         self._n_failed_steps = 0
         self._judged_at = 0.0
 
@@ -125,8 +129,11 @@ class Stepper:
 
     def add(self, job: Job) -> None:
         """Queue a job."""
+        if self._memory is not None:
+            job.tree = self._memory.tree(job.kind)
+            job.sources.append(Recall(job.tree, job.n_prompt))
         if self._tricks.prompt_lookup and job.params.temperature == 0:
-            job.lookup = Lookup(job.tokens, job.max_length)
+            job.sources.append(Lookup(job.tokens, job.max_length))
         self.scheduler.waiting.add(job)
 
     def cancel(self, job: Job) -> None:
@@ -205,7 +212,7 @@ class Stepper:
             self._resync(part.job)
         for part in parts:
             n_tokens = min(part.n_tokens, part.job.n_pending)
-            part = Part(part.job, n_tokens, min(part.n_outputs - len(part.guesses), n_tokens))
+            part = Part(part.job, n_tokens, min(part.n_outputs - part.n_guesses, n_tokens))
             if len(parts) > 1 and self.context.decode(_rows(part)) == 0:
                 self._n_failed_steps = 0
                 self._take([part])
@@ -226,7 +233,7 @@ class Stepper:
             if job.seq_id is not None:
                 self.pool.grew(job.seq_id, part.n_rows)
             job.n_past += part.n_tokens
-            first_output = row + part.n_tokens + len(part.guesses) - part.n_outputs
+            first_output = row + part.n_tokens + part.n_guesses - part.n_outputs
             row += part.n_rows
             block = None
             if logits is not None and part.n_outputs:
@@ -246,22 +253,30 @@ class Stepper:
         reason: FinishReason | None = None
         if logits is not None:
             if job.wants_prompt_logprobs:
-                self._read_prompt(job, job.n_past + len(part.guesses) - part.n_outputs, logits)
+                self._read_prompt(job, job.n_past + part.n_guesses - part.n_outputs, logits)
             if not job.n_pending:
                 if len(job.tokens) == job.n_prompt:
                     self.counters.prompt_tokens += job.n_prompt
                     self.counters.cached_tokens += job.answer.cached_tokens
-                n_sampled_from = len(job.tokens)
-                rows = logits[len(logits) - len(part.guesses) - 1 :]
-                reason = self._advance(job, rows, row + len(logits) - len(rows), part.guesses)
-                self._count_right(job, n_sampled_from, part.guesses)
-        if part.guesses or part.n_blanks:
+                begin = len(job.tokens)
+                rows = logits[len(logits) - part.n_guesses - 1 :]
+                written = self._writer.write(
+                    job, rows, row + len(logits) - len(rows), part.draft.tokens
+                )
+                reason = written.finish_reason
+                self.counters.completion_tokens += len(job.tokens) - begin
+                self.counters.forced_tokens += written.n_forced
+                self._count_right(job, begin, part.draft)
+        if part.n_guesses or part.n_blanks:
             self.pool.cut(_sequence(job), job.n_past)
         if reason is not None:
+            if self._memory is not None:
+                self._memory.add(job.kind, job.tokens[job.n_prompt :])
             self._leave(job, keep=True, answered=True)
 
-    def _count_right(self, job: Job, start: int, guesses: tuple[int, ...]) -> None:
+    def _count_right(self, job: Job, start: int, draft: Draft) -> None:
         # Takes over the KV memory of the guesses that turned out right.
+        guesses = draft.tokens
         if not guesses:
             return
         new = job.tokens[start:]
@@ -271,59 +286,9 @@ class Stepper:
         # The last token's own row may be there too; computing it again does no harm, its logits
         # being needed.
         job.n_past += min(n_right, max(0, len(new) - 1))
-        self.counters.guessed_tokens += len(guesses)
-        self.counters.right_guesses += n_right
-        if job.lookup is not None:
-            job.lookup.record(len(guesses), n_right)
-
-    def _advance(
-        self, job: Job, logits: NDArray[np.float32], row: int, guesses: tuple[int, ...]
-    ) -> FinishReason | None:
-        """Draw tokens for as long as the guesses were right; return why the answer ended, if so.
-
-        Args:
-            job: All its tokens are computed, and the guesses behind them.
-            logits: (len(guesses) + 1, n_vocab) float32.
-            row: Batch index of the first of them.
-            guesses: Tokens that were computed on suspicion.
-        """
-        start = len(job.tokens)
-        if start >= job.max_length:  # nothing to generate
-            self._outbox.put(job.channel, job.answer.end("length"))
-            return "length"
-        sampler = self._sampler_of(job)
-        reason: FinishReason | None = None
-        while reason is None:
-            forced = sampler.forced
-            if forced:
-                reason = self._extend(job, forced)
-                continue
-            new = job.tokens[start:]
-            if new and (len(new) > len(guesses) or tuple(new) != guesses[: len(new)]):
-                break
-            reason = self._sample(job, logits[len(new)], row + len(new))
-        return reason
-
-    def _sampler_of(self, job: Job) -> TokenSampler:
-        if job.sampler is None:
-            job.sampler = TokenSampler(
-                job.params,
-                n_vocab=self._vocabulary.n_tokens,
-                n_ctx=self._n_ctx,
-                grammar=job.grammar.start() if job.grammar else None,
-            )
-        return job.sampler
-
-    def _extend(self, job: Job, tokens: tuple[int, ...]) -> FinishReason | None:
-        sampler = self._sampler_of(job)
-        for token in tokens[: job.max_length - len(job.tokens)]:
-            if not sampler.feed(token):
-                break
-            self.counters.forced_tokens += 1
-            reason = self._append(job, token, None)
-            if reason is not None:
-                return reason
-        return None
+        self.counters.guessed[draft.source] += len(guesses)
+        self.counters.right[draft.source] += n_right
+        job.record(draft, n_right)
 
     def _read_prompt(self, job: Job, position: int, logits: NDArray[np.float32]) -> None:
         done = job.answer.prompt_logprobs
@@ -331,37 +296,6 @@ class Stepper:
             if at < job.n_prompt and at == len(done):
                 n_top = job.params.logprobs or 0
                 done.append(token_logprob(row, job.tokens[at], n_top, self._vocabulary))
-
-    def _sample(self, job: Job, logits: NDArray[np.float32], row: int) -> FinishReason | None:
-        if not math.isfinite(float(logits.max())):
-            raise EngineFailed("the model computed numbers that are not finite")
-        token = self._sampler_of(job).sample(self.context.handle, row, logits)
-        if token is None:
-            raise EngineFailed("no token of this model continues the JSON answer")
-        if token in self._vocabulary.eog:
-            self._outbox.put(job.channel, job.answer.end("stop"))
-            return "stop"
-        logprob = None
-        if job.params.logprobs is not None:
-            logprob = token_logprob(logits, token, job.params.logprobs, self._vocabulary)
-        return self._append(job, token, logprob)
-
-    def _append(self, job: Job, token: int, logprob: TokenLogprob | None) -> FinishReason | None:
-        job.tokens.append(token)
-        self.counters.completion_tokens += 1
-        chunk = job.answer.add(self._vocabulary.pieces[token], logprob)
-        if chunk is not None:
-            self._outbox.put(job.channel, chunk)
-            if chunk.finish_reason is not None:
-                return chunk.finish_reason
-        reason: FinishReason | None = None
-        if job.sampler is not None and job.sampler.is_complete:
-            reason = "stop"
-        elif len(job.tokens) >= job.max_length:
-            reason = "length"
-        if reason is not None:
-            self._outbox.put(job.channel, job.answer.end(reason))
-        return reason
 
     def _fail(self, job: Job, error: RequestError) -> None:
         self._outbox.put(job.channel, error)
@@ -384,7 +318,7 @@ class Stepper:
 
 def _rows(part: Part) -> list[Rows]:
     job = part.job
-    tokens = [*job.tokens[job.n_past : job.n_past + part.n_tokens], *part.guesses]
+    tokens = [*job.tokens[job.n_past : job.n_past + part.n_tokens], *part.draft.tokens]
     rows = [Rows(_sequence(job), job.n_past, tokens, part.n_outputs)]
     if part.n_blanks:
         start = job.n_past + len(tokens)

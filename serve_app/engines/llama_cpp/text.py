@@ -30,6 +30,11 @@ class TextStream:
         self.n_sent = 0
         """Characters handed out so far."""
 
+    @property
+    def looks_for_stops(self) -> bool:
+        """Whether there are strings that end the text."""
+        return bool(self._stop)
+
     def push(self, data: bytes) -> Piece:
         """Add a token's bytes and return what may be sent now."""
         return self._add(self._decoder.decode(data))

@@ -1,10 +1,9 @@
 """Tokens and text: tokenising safely, and the bytes of every token.
 
-The piece table is read once, so that turning a token into text later is an index into a list.
+The table of pieces is read once, so that turning a token into text later is an index into a list.
 """
 
 import ctypes
-import functools
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,14 @@ from numpy.typing import NDArray
 
 from serve_app.engines.llama_cpp.binding import library
 from serve_app.engines.llama_cpp.text import is_utf8_fragment
+from serve_app.engines.token_table import TokenTable
 
 _CHUNK_CHARS = 8192
 """Text is tokenised in pieces of about this size. Some pre-tokenisers run on `std::regex`, which
 recurses once per character of a match and overflows the stack on very long words."""
-_CACHED_CHARS = 16_384
-_CACHED_SEGMENTS = 256
-"""System prompts and template text come again with every request: their tokens are kept."""
 
 
-class Vocabulary:
+class Vocabulary(TokenTable):
     """The tokenizer of a loaded model. Safe to use from several threads.
 
     Args:
@@ -43,9 +40,8 @@ class Vocabulary:
         hidden |= lib.LLAMA_TOKEN_ATTR_UNUSED
         control = [i for i in ids if lib.llama_vocab_get_attr(handle, i) & hidden]
         self.control = frozenset(control)
-        self.pieces: list[bytes] = [self._piece(i, special=False) for i in ids]
+        super().__init__([self._piece(i, special=False) for i in ids])
         self._names = {i: self._piece(i, special=True) for i in control}
-        self.max_piece_bytes = max(1, max(map(len, self.pieces), default=1))
         # NOTE: llama.cpp's grammar code reads pieces as C strings and trusts continuation bytes
         # inside one token, so a token with a NUL or with broken UTF-8 would pass its checks and
         # still spoil the text. Control tokens would pass as their printed name.
@@ -58,31 +54,10 @@ class Vocabulary:
         self.unsafe_in_grammar_ids: NDArray[np.int64] = np.array(
             sorted(self.unsafe_in_grammar), dtype=np.int64
         )
-        self._cached = functools.lru_cache(maxsize=_CACHED_SEGMENTS)(self._tokenize)
-
-    def tokenize(self, text: str, *, parse_special: bool) -> tuple[int, ...]:
-        """Return the token ids of a text, without BOS.
-
-        Args:
-            text: Any string; lone surrogates become question marks.
-            parse_special: Whether the names of special tokens are read as such. Never true for
-                text that a user wrote.
-        """
-        if len(text) <= _CACHED_CHARS:
-            return self._cached(text, parse_special)
-        return self._tokenize(text, parse_special)
 
     def name(self, token: int) -> bytes:
         """Return the printed form of a token, control tokens included."""
         return self._names.get(token) or self.pieces[token]
-
-    def text(self, tokens: tuple[int, ...]) -> str:
-        """Return the text of tokens, control tokens left out."""
-        return b"".join(self.pieces[token] for token in tokens).decode("utf-8", "replace")
-
-    def too_long(self, n_bytes: int, n_ctx: int) -> bool:
-        """Tell whether a text of so many bytes cannot fit, before tokenising it."""
-        return n_bytes > n_ctx * self.max_piece_bytes
 
     def _tokenize(self, text: str, parse_special: bool) -> tuple[int, ...]:
         parts = _chunks(text, _CHUNK_CHARS) if self._chunked else [text]

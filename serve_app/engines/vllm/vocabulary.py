@@ -10,15 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from serve_app.engines.token_table import TokenTable
 from serve_app.engines.vllm.folder import HfFolder
 from serve_app.errors import ConfigError, ModelFileError
 
-_CACHED_CHARS = 16_384
-_CACHED_SEGMENTS = 256
-"""System prompts and template text come again with every request: their tokens are kept."""
 
-
-class HfVocabulary:
+class HfVocabulary(TokenTable):
     """A byte-level BPE tokenizer. Safe to use from several threads.
 
     Args:
@@ -42,8 +39,7 @@ class HfVocabulary:
         self.control = frozenset(i for i, token in added.items() if token.get("special"))
         n_ids = max(self.n_tokens, folder.n_vocab)
         self._names = [self._name_bytes(i, i in added) for i in range(n_ids)]
-        self.pieces = [b"" if i in self.control else name for i, name in enumerate(self._names)]
-        self.max_piece_bytes = max(1, max(map(len, self.pieces)))
+        super().__init__([b"" if i in self.control else n for i, n in enumerate(self._names)])
         self.bos = self._id(folder.bos)
         self.eos = self._id(folder.eos)
         named = {self.eos} if self.eos >= 0 else set()
@@ -55,31 +51,10 @@ class HfVocabulary:
             )
         opening = self._special.encode("", add_special_tokens=True).ids
         self.add_bos = self.bos >= 0 and opening[:1] == [self.bos]
-        self._cached = functools.lru_cache(maxsize=_CACHED_SEGMENTS)(self._tokenize)
-
-    def tokenize(self, text: str, *, parse_special: bool) -> tuple[int, ...]:
-        """Return the token ids of a text, without BOS.
-
-        Args:
-            text: Any string; lone surrogates become question marks.
-            parse_special: Whether the names of special tokens are read as such. Never true for
-                text that a user wrote.
-        """
-        if len(text) <= _CACHED_CHARS:
-            return self._cached(text, parse_special)
-        return self._tokenize(text, parse_special)
 
     def name(self, token: int) -> bytes:
         """Return the printed form of a token, control tokens included."""
         return self._names[token]
-
-    def text(self, tokens: tuple[int, ...]) -> str:
-        """Return the text of tokens, control tokens left out."""
-        return b"".join(self.pieces[token] for token in tokens).decode("utf-8", "replace")
-
-    def too_long(self, n_bytes: int, n_ctx: int) -> bool:
-        """Tell whether a text of so many bytes cannot fit, before tokenising it."""
-        return n_bytes > n_ctx * self.max_piece_bytes
 
     def _tokenize(self, text: str, parse_special: bool) -> tuple[int, ...]:
         tokenizer = self._special if parse_special else self._plain

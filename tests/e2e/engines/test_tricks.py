@@ -33,7 +33,13 @@ SCHEMA = json.dumps(
         "additionalProperties": False,
     }
 )
-NONE = {"n_threads": 1, "packing": False, "jump_forward": False, "prompt_lookup": False}
+NONE = {
+    "n_threads": 1,
+    "packing": False,
+    "jump_forward": False,
+    "prompt_lookup": False,
+    "answer_memory": False,
+}
 QUESTIONS = (
     "Klk, busco una yipeta pa la familia",
     "¿Cuánto cuesta la Toyota Corolla?",

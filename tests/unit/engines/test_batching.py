@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.engines.llama_cpp.batching import group, prompt_rows, spare_rows
+from serve_app.engines.llama_cpp.batching import (
+    MAX_GUESSED_ROWS,
+    group,
+    prompt_rows,
+    spare_rows,
+)
 from serve_app.engines.llama_cpp.row_costs import RowCosts
 
 # Milliseconds per step of a 1.2B model on two cores, by rows.
@@ -46,6 +51,13 @@ def test_guesses_are_taken_where_rows_are_cheap_and_left_where_they_are_dear():
     dear = costs_of({1: 30, 16: 480})
     assert spare_rows(cheap, 1, 1, [0.5, 0.25, 0.125]) == 3
     assert spare_rows(dear, 1, 1, [0.5, 0.25, 0.125]) == 0
+
+
+def test_long_guesses_that_are_all_but_certain_fill_a_large_step():
+    costs = costs_of({1: 2, 64: 8, 160: 17})
+    assert spare_rows(costs, 2, 2, [0.99] * 50) == 50
+    assert spare_rows(costs, 2, 2, [0.99] * 300) == MAX_GUESSED_ROWS
+    assert 18 <= spare_rows(costs, 2, 2, [0.99] * 20 + [0.001] * 30) <= 24
 
 
 @given(

@@ -152,3 +152,15 @@ def test_label_values_with_quotes_and_newlines_survive() -> None:
         if sample.name == "okla_llm_requests_total"
     }
     assert found == {'a"b\\c\nd'}
+
+
+def test_guessed_tokens_are_shown_by_source() -> None:
+    metrics = ModelMetrics()
+    stats = EngineStats(
+        guessed_by_source={"answers": 9, "prompt": 4}, right_by_source={"answers": 8, "prompt": 1}
+    )
+    metrics.set_engine(stats, 0.0)
+    value = metrics.registry.get_sample_value
+    assert value("carril_engine_guessed_tokens_total", {"source": "answers"}) == 9
+    assert value("carril_engine_right_guesses_total", {"source": "answers"}) == 8
+    assert value("carril_engine_right_guesses_total", {"source": "prompt"}) == 1
