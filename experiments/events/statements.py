@@ -1,8 +1,10 @@
 """How an event is stored, once for SQLite and PostgreSQL."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, Table, and_, bindparam, exists, not_, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,6 +21,7 @@ from experiments.events.records import (
 )
 
 Insert = sqlite.Insert | postgresql.Insert
+_PARAMETER = re.compile(r":(\w+)")
 _MakeInsert = Callable[[Table], Any]  # of one of the two dialects; what follows is common to both
 
 
@@ -60,14 +63,41 @@ def storing(insert: _MakeInsert) -> dict[type[Event], tuple[Insert, ...]]:
     }
 
 
+class Storing(NamedTuple):
+    """How records of one type are stored in an event file."""
+
+    texts: tuple[str, ...]
+    """Statements, in this order. `?n` is the n-th field of the record, and the place in the log
+    after the last: Python's driver looks names up for longer than SQLite inserts."""
+    fields: Callable[[Event], tuple[Any, ...]]
+    """Returns the fields of a record, in their order."""
+    placed: bool
+    """Whether the statements take a place."""
+
+    def values(self, event: Event, place: int) -> tuple[Any, ...]:
+        """Return what the statements take."""
+        return (*self.fields(event), place) if self.placed else self.fields(event)
+
+
 @cache
-def sqlite_texts() -> dict[type[Event], tuple[str, ...]]:
-    """Return the statements as SQL with `:column` parameters, for the writer's own connection."""
-    dialect = sqlite.dialect(paramstyle="named")
+def sqlite_storing() -> dict[type[Event], Storing]:
+    """Return what the writer's own connection does with records of each type."""
     return {
-        record: tuple(str(statement.compile(dialect=dialect)) for statement in statements)
+        record: _by_number(record, statements)
         for record, statements in storing(sqlite.insert).items()
     }
+
+
+def _by_number(record: type[Event], statements: Sequence[Insert]) -> Storing:
+    dialect = sqlite.dialect(paramstyle="named")
+    named = [str(statement.compile(dialect=dialect)) for statement in statements]
+    fields: tuple[str, ...] = (Exposure if record is Enrolment else record).__slots__
+    numbers = {name: n for n, name in enumerate((*fields, "seq"), start=1)}
+    return Storing(
+        tuple(_PARAMETER.sub(lambda match: f"?{numbers[match[1]]}", text) for text in named),
+        attrgetter(*(f"exposure.{name}" if record is Enrolment else name for name in fields)),
+        placed=any(":seq" in text for text in named),
+    )
 
 
 def _once(

@@ -7,10 +7,13 @@ transaction takes any number of records; that is what makes the sync cheap.
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments.events.records import SCHEMA_VERSION, Enrolment, Event, Exposure, Kept
+from experiments.events.records import SCHEMA_VERSION, Event, Exposure, Kept
 from experiments.events.schema import migrate, version_of
+
+if TYPE_CHECKING:
+    from experiments.events.statements import Storing
 
 _TABLES = frozenset(
     {
@@ -70,7 +73,7 @@ class EventStore:
         self, path: Path, *, read_only: bool = False, checkpoint_pages: int = 1000
     ) -> None:
         self.path = path
-        self._statements: dict[type[Event], tuple[str, ...]] = {}
+        self._storing: dict[type[Event], Storing] = {}
         if read_only:
             address = f"{path.absolute().as_uri()}?mode=ro"
             self._db = sqlite3.connect(
@@ -79,9 +82,9 @@ class EventStore:
             self._check_version()
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        from experiments.events.statements import sqlite_texts  # SQLAlchemy: for writers only
+        from experiments.events.statements import sqlite_storing  # SQLAlchemy: for writers only
 
-        self._statements = sqlite_texts()
+        self._storing = sqlite_storing()
         self._db = sqlite3.connect(
             path, isolation_level=None, timeout=30, check_same_thread=False, cached_statements=64
         )
@@ -97,20 +100,20 @@ class EventStore:
         Raises:
             sqlite3.Error: If the transaction failed; then none of the records is stored.
         """
-        rows: dict[type[Event], list[dict[str, Any]]] = {}
+        if not self._storing:
+            raise sqlite3.OperationalError(f"{self.path} was opened readonly")
+        rows: dict[type[Event], list[tuple[Any, ...]]] = {}
         self._db.execute("BEGIN IMMEDIATE")
         try:
             (last,) = self._db.execute(_LAST_PLACE).fetchone()
             place = int(last)
             for event in events:
                 place += 1
-                given = event.exposure if isinstance(event, Enrolment) else event
-                rows.setdefault(type(event), []).append(
-                    {name: getattr(given, name) for name in given.__slots__} | {"seq": place}
-                )
-            for record, statements in self._statements.items():
-                for statement in statements if record in rows else ():
-                    self._db.executemany(statement, rows[record])
+                record = type(event)
+                rows.setdefault(record, []).append(self._storing[record].values(event, place))
+            for record, storing in self._storing.items():
+                for text in storing.texts if record in rows else ():
+                    self._db.executemany(text, rows[record])
             self._db.execute(_TAKE_PLACES, (str(place),))
             self._db.execute("COMMIT")
         except BaseException:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from experiments.events.group_commit import GroupCommitWriter
 from experiments.events.records import Event
-from experiments.events.statements import sqlite_texts
+from experiments.events.statements import sqlite_storing
 from experiments.events.store import EventStore
 from tests.unit.experiments.events.builders import exposure, feedback, outcome
 
@@ -32,10 +32,11 @@ def events(prefix: str) -> Iterator[Event]:
     """Yield what traffic leaves: an exposure and an outcome per request, a vote now and then."""
     for n in itertools.count():
         unit = f"{prefix}-{hash((prefix, n)) & 0xFFFFFFFFFFFF:012x}"
-        yield exposure(unit)
-        yield outcome(f"c-{unit}", unit=unit)
+        inference_id = f"chatcmpl-{prefix}-{n:012x}"  # ordered by time, as the gateway's
+        yield exposure(unit, inference_id=inference_id)
+        yield outcome(inference_id, unit=unit)
         if n % 20 == 0:
-            yield feedback(f"f-{unit}", target=f"c-{unit}")
+            yield feedback(f"f-{inference_id}", target=inference_id)
 
 
 class _Counted:
@@ -69,7 +70,7 @@ def ingest(path: Path) -> tuple[float, float]:
 def bare_loop(path: Path, per_transaction: int) -> float:
     """Return inserts a second of a plain loop."""
     EventStore(path).close()
-    insert = sqlite_texts()[type(exposure())][0]
+    storing = sqlite_storing()[type(exposure())]
     source = (event for event in events("bare") if isinstance(event, type(exposure())))
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=WAL")
@@ -79,7 +80,7 @@ def bare_loop(path: Path, per_transaction: int) -> float:
             db.execute("BEGIN")
             for event in itertools.islice(source, per_transaction):
                 n += 1
-                db.execute(insert, {k: getattr(event, k) for k in event.__slots__} | {"seq": n})
+                db.execute(storing.texts[0], storing.values(event, n))
             db.execute("COMMIT")
         return n / (time.monotonic() - started)
 
