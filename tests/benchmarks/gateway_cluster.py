@@ -117,9 +117,23 @@ def serving(config: Path = ROOT / "tests/benchmarks/gateway.yaml") -> Iterator[B
 
 
 def load(
-    url: str, target: Target, *, clients: int, seconds: float, name: str = ""
+    url: str,
+    target: Target,
+    *,
+    clients: int,
+    seconds: float,
+    name: str = "",
+    rate: float | None = None,
 ) -> dict[str, Any]:
-    """Put a server under closed-loop load, from a program of its own.
+    """Put a server under load, from a program of its own.
+
+    Args:
+        url: Where it listens.
+        target: What is asked of it.
+        clients: Connections.
+        seconds: How long.
+        name: Part of the session ids; the seed of arrivals.
+        rate: Requests a second that come by a Poisson process; None for a closed loop.
 
     Raises:
         AssertionError: If a request failed, or the client was the bottleneck.
@@ -129,6 +143,8 @@ def load(
     command += ["--body", json.dumps(target.body)]
     if target.sessions:
         command.append("--sessions")
+    if rate is not None:
+        command += ["--rate", str(rate)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["failures"] == 0, result["first_failure"]

@@ -2,7 +2,9 @@
 
 In alternating rounds: requests of no experiment while nothing is ingested, and requests of new
 sessions, each of which waits until its exposure is durable, while 2,000 events a second go to the
-same writer. The difference of the two p99 is what experiments and a busy log add.
+same writer. The difference of the two p99 is what experiments and a busy log add. Requests come as
+users send them, by a Poisson process at a rate that leaves CPUs idle; and as fast as clients can,
+where what is added is a share of CPUs that have none to spare.
 """
 
 import os
@@ -21,8 +23,13 @@ from tests.benchmarks.spread import spread
 
 SECONDS = float(os.environ.get("CARRIL_BENCH_SECONDS", "4"))
 EVENTS_PER_S = 2_000
-CLIENTS = (1, 4)
-"""One leaves the CPUs time to breathe; four take all of them where there are two."""
+RATE = float(os.environ.get("CARRIL_BENCH_RATE", "100"))
+"""Requests a second of the open loop: a quarter of what two CPUs can do."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "open": {"clients": 64, "rate": RATE},
+    "c1": {"clients": 1},
+    "c4": {"clients": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +41,32 @@ def cluster() -> Iterator[BenchCluster]:
 @pytest.mark.timeout(900)
 def test_ingest_latency(cluster: BenchCluster) -> None:
     run = report.start("ingest_latency")
-    absolutes = {}
-    for clients in CLIENTS:
-        absolutes |= compare(cluster, clients)
+    absolutes: dict[str, Any] = {}
+    for shape in SHAPES:
+        absolutes |= compare(cluster, shape)
     run.publish(
         ratios={},
         absolutes=absolutes,
-        notes={"clients": str(CLIENTS), "events_per_s": EVENTS_PER_S, "seconds_per_round": SECONDS},
+        notes={"rate": RATE, "events_per_s": EVENTS_PER_S, "seconds_per_round": SECONDS},
     )
 
 
-def compare(cluster: BenchCluster, clients: int) -> dict[str, Any]:
-    """Return the figures with and without ingest of so many clients in a closed loop."""
+def compare(cluster: BenchCluster, shape: str) -> dict[str, Any]:
+    """Return the figures with and without ingest under a load of this shape."""
     for target in (PLAIN, ENROLLED):
-        load(cluster.url, target, clients=clients, seconds=2, name=f"warm-{clients}")
+        load(cluster.url, target, seconds=2, name=f"warm-{shape}", **SHAPES[shape])
     off: list[dict[str, Any]] = []
     on: list[dict[str, Any]] = []
     for number in range(report.rounds(5)):
         for recorded in (False, True) if number % 2 == 0 else (True, False):
             if recorded:
                 with ingest(cluster):
-                    on.append(_load(cluster, clients, recorded=True, number=number))
+                    on.append(_load(cluster, shape, recorded=True, number=number))
             else:
-                off.append(_load(cluster, clients, recorded=False, number=number))
+                off.append(_load(cluster, shape, recorded=False, number=number))
     figures = {}
     for figure in ("p50_ms", "p99_ms"):
-        name = f"c{clients}_{figure}"
+        name = f"{shape}_{figure}"
         figures[f"ingest_off_{name}"] = spread((one[figure] for one in off), "ms")
         figures[f"ingest_on_{name}"] = spread((one[figure] for one in on), "ms")
         figures[f"ingest_added_{name}"] = spread(
@@ -68,11 +75,10 @@ def compare(cluster: BenchCluster, clients: int) -> dict[str, Any]:
     return figures
 
 
-def _load(cluster: BenchCluster, clients: int, *, recorded: bool, number: int) -> dict[str, Any]:
+def _load(cluster: BenchCluster, shape: str, *, recorded: bool, number: int) -> dict[str, Any]:
     target = ENROLLED if recorded else PLAIN
-    return load(
-        cluster.url, target, clients=clients, seconds=SECONDS, name=f"ingest-{clients}-{number}"
-    )
+    name = f"ingest-{shape}-{number}"
+    return load(cluster.url, target, seconds=SECONDS, name=name, **SHAPES[shape])
 
 
 @contextmanager

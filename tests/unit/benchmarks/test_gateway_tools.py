@@ -41,6 +41,30 @@ async def test_load_counts_what_the_mock_answers(mock: str) -> None:
     assert 0 < found["client_cpu_share"] <= 1.1
 
 
+async def test_in_an_open_loop_requests_come_at_their_rate(mock: str) -> None:
+    found = await load(mock, "--rate", "200", "--seconds", "1")
+    assert found["failures"] == 0
+    assert found["requests"] == pytest.approx(200, rel=0.35)  # 5 standard deviations
+
+
+async def test_in_an_open_loop_a_slow_server_cannot_put_requests_off() -> None:
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            if reader.at_eof():
+                return
+            await reader.readuntil(b"}")
+            await asyncio.sleep(0.1)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    server = await asyncio.start_server(slow, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x"
+        closed = await load(url)
+        opened = await load(url, "--rate", "60", "--seconds", "1")  # twice what three clients do
+    assert 90 < closed["p99_ms"] < opened["p50_ms"]
+    assert opened["requests"] == pytest.approx(60, rel=0.6)
+
+
 async def test_load_tells_failures() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
