@@ -16,6 +16,11 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
+from experiments.evaluation.answer_confidence import confidence_of
+from experiments.evaluation.gguf_target import GgufTarget
+from experiments.evaluation.intent_calibration import read_calibration
+from experiments.evaluation.items import Item
+from experiments.evaluation.profile import read_profile
 from tests.e2e.serving.conftest import ROOT, Server
 
 SCHEMA = json.loads((ROOT / "models/okla/profile/answer.schema.json").read_text(encoding="utf-8"))
@@ -66,6 +71,30 @@ def test_the_two_variants_differ(server: Server) -> None:
         for variant in ("stable", "candidate")
     }
     assert answers["stable"] != answers["candidate"]
+
+
+def test_an_answer_over_http_is_as_sure_as_the_calibration_of_its_file_says(
+    server: Server,
+) -> None:
+    models = ROOT / "models" / "okla"
+    calibration = read_calibration(models / "okla-v2.calibration.json")
+    target = GgufTarget(models / "okla-v2.Q4_K_M.gguf", read_profile())
+    try:
+        for text, off_topic in (
+            ("¿cuánto cuesta la Hilux 2019?", False),
+            ("dame una receta de mangú", True),
+        ):
+            answer = _ask(
+                server.client(), text, model="okla-chat@candidate", logprobs=True, top_logprobs=20
+            )
+            found = confidence_of(answer.model_dump(), calibration)
+            question = {"id": "q", "suite": "q", "messages": [{"role": "user", "content": text}]}
+            reply = target.answer(Item.model_validate({"schema_version": 1, **question}))
+            from_file = calibration.decide(reply.probabilities or {}, found.intent)
+            assert found.out_of_scope is off_topic
+            assert found[1:3] == pytest.approx(from_file[:2], abs=0.02)
+    finally:
+        target.close()
 
 
 def test_text_model_streams_only_the_response(server: Server) -> None:
