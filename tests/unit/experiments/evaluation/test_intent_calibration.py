@@ -122,10 +122,11 @@ def test_no_number_may_be_none_of_them(tmp_path):
         calibration(temperature=math.inf)
 
 
-def test_the_shipped_candidate_comes_with_the_calibration_of_its_file():
+@pytest.mark.parametrize("name", ["okla-v1", "okla-v2"])
+def test_a_shipped_model_comes_with_the_calibration_of_its_file(name: str) -> None:
     folder = DEFAULT_DIR.parent
-    manifest = json.loads((folder / "okla-v2.manifest.json").read_text(encoding="utf-8"))
-    found = read_calibration(folder / "okla-v2.calibration.json")
-    assert found.model_sha256 == manifest["sha256"], "run carril eval calibrate on the new model"
+    manifest = json.loads((folder / f"{name}.manifest.json").read_text(encoding="utf-8"))
+    found = read_calibration(folder / f"{name}.calibration.json")
+    assert found.model_sha256 == manifest["sha256"], "the model was replaced: make calibrate"
     assert found.out_of_scope is not None
     assert found.out_of_scope.false_alarms_upper <= 0.05
