@@ -78,7 +78,7 @@ def evaluate(
             thresholds=settings.thresholds,
             skip=settings.skip | (_NOT_OF_A_CLASSIFIER if settings.target == "baseline" else set()),
             baselines=baselines,
-            calibration_of=lambda info: _calibration_of(settings, info, on_stage),
+            calibration_of=lambda info: calibration_of(settings, info, on_stage=on_stage),
             on_progress=on_progress,
         )
     finally:
@@ -118,10 +118,18 @@ def open_target(
     return BaselineTarget(settings.train or Path(), profile)
 
 
-def _calibration_of(
-    settings: EvaluationSettings, target: TargetInfo, on_stage: OnStage
+def calibration_of(
+    settings: EvaluationSettings,
+    target: TargetInfo,
+    *,
+    on_stage: OnStage = lambda _text: None,
 ) -> IntentCalibration | None:
     """Return the calibration of exactly the file that was measured.
+
+    Args:
+        settings: Which one to take, if they name one.
+        target: What was measured.
+        on_stage: Called with a line when there is none.
 
     Raises:
         BadInput: If the settings name one of another file, or a record is broken.

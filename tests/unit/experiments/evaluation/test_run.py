@@ -5,9 +5,10 @@ import pytest
 
 from experiments.evaluation.dimensions import Skippable, Thresholds
 from experiments.evaluation.errors import BadInput
+from experiments.evaluation.intent_calibration import write_calibration
 from experiments.evaluation.items import read_suite
-from experiments.evaluation.launch import open_suites
-from experiments.evaluation.report import read_run
+from experiments.evaluation.launch import calibration_of, open_suites
+from experiments.evaluation.report import TargetInfo, read_run
 from experiments.evaluation.run import run
 from experiments.evaluation.settings import make_settings
 from experiments.evaluation.target import Reply
@@ -265,6 +266,30 @@ def test_the_gate_takes_the_decisions_of_the_calibration(tmp_path, greetings, pr
         good = [score for p in predictions if (score := recall.good(p)) is not None]
         shares.append(sum(good) / len(good))
     assert shares == [1.0, 0.0]
+
+
+def test_the_calibration_of_exactly_the_measured_file_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("CARRIL_HOME", str(tmp_path / "home"))
+    blobs = tmp_path / "home" / "registry" / "blobs" / "ab"
+    for name, digest in (("a", "ab" * 32), ("b", "cd" * 32)):
+        write_calibration(calibration(model_sha256=digest), blobs / f"{name}.calibration.json")
+    served = make_settings({"target": "served", "model": "okla-chat@stable"}, where="test")
+    gguf = make_settings({"target": "gguf", "model": str(blobs / "b.gguf")}, where="test")
+    said = []
+
+    def found(settings, digest):
+        target = TargetInfo(kind=settings.target, name="m", sha256=digest, grammar=True)
+        record = calibration_of(settings, target, on_stage=said.append)
+        return None if record is None else record.model_sha256
+
+    assert found(served, "ab" * 32) == "ab" * 32
+    assert found(gguf, "cd" * 32) == "cd" * 32
+    assert found(gguf, "ef" * 32) is None  # the model was replaced
+    assert found(served, None) is None  # several variants answered
+    assert said == ["m has no calibration; carril eval calibrate fits one"]
+    named = gguf.model_copy(update={"calibration": blobs / "a.calibration.json"})
+    with pytest.raises(BadInput, match=r"is the calibration of the file abab.*; measured was cdcd"):
+        found(named, "cd" * 32)
 
 
 def test_answers_without_probabilities_are_decided_by_name(tmp_path, greetings, profile):
