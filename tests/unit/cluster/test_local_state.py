@@ -130,6 +130,10 @@ def test_the_users_own_tuning_wins(environment: dict[str, str]) -> None:
     assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == "7"
 
 
+def test_what_threads_have_freed_is_kept_in_two_arenas(environment: dict[str, str]) -> None:
+    assert environment["MALLOC_ARENA_MAX"] == "2"
+
+
 def test_without_haproxy_the_fast_profile_that_needs_it_is_off(tmp_path: Path) -> None:
     environment = cluster_environment(
         base={}, home=tmp_path, cluster_id="a", ports=PORTS, token_path=None, haproxy=None
