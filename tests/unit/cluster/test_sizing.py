@@ -12,15 +12,15 @@ from scipy import stats
 from cluster.cli import main as cli
 from cluster.errors import CommandError, ExitCode
 from cluster.sizing.answer import Effort, Goal, gateways_for, size_for
-from cluster.sizing.closed_form import (
+from cluster.sizing.demand import observed, parametric
+from cluster.sizing.simulation import Floats, System, Times, Traffic, simulate
+from cluster.sizing.speed import Speed
+from tests.unit.cluster.closed_form import (
     erlang_c,
     mmc_mean_wait,
     mmc_wait_quantile,
     processor_sharing_mean,
 )
-from cluster.sizing.demand import observed, parametric
-from cluster.sizing.simulation import Floats, System, Times, Traffic, simulate
-from cluster.sizing.speed import Speed
 
 SERVICE_S = 2.0
 RUNS = 16

@@ -1,4 +1,4 @@
-"""Queues that have a formula: what the simulation is checked against, and quick estimates."""
+"""Queues that have a formula: what the simulation is checked against."""
 
 import math
 
