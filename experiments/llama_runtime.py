@@ -6,10 +6,10 @@ Serving has its own engine; this one runs one sequence at a time, to check files
 import ctypes
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,13 @@ class Generation(NamedTuple):
     def text(self) -> str:
         """What was written."""
         return b"".join(t.piece for t in self.tokens).decode(errors="replace")
+
+
+class Judge(Protocol):
+    """Has a say beside the grammar about what comes next in one reply."""
+
+    def allows(self, piece: bytes) -> bool: ...  # noqa: D102
+    def accept(self, piece: bytes) -> None: ...  # noqa: D102
 
 
 class GgufModel:
@@ -155,6 +162,7 @@ class GgufModel:
         max_tokens: int,
         n_prefix: int = 0,
         grammar: "Grammar | None" = None,
+        judge: Judge | None = None,
         n_top: int = 0,
     ) -> Generation:
         """Return the greedy reply with the probability of every token.
@@ -166,6 +174,7 @@ class GgufModel:
                 with the same ones. They are decoded apart, so an answer does not depend on which
                 prompts came before it.
             grammar: What the reply must keep.
+            judge: What else it must keep; asked about tokens that the grammar allows.
             n_top: Candidates to tell for every token.
 
         Raises:
@@ -182,14 +191,24 @@ class GgufModel:
         first_token_s = time.monotonic() - started
         tokens: list[Token] = []
         walk = grammar.start() if grammar is not None else None
+
+        def may_come(token: int) -> bool:
+            if judge is None or llama_cpp.llama_vocab_is_eog(self._vocab, token):
+                return True
+            # To the grammar a control token is the text of its name.
+            piece = self._piece(token)
+            return bool(piece) and judge.allows(piece)
+
         try:
             while len(tokens) < max_tokens:
                 row = self._row(-1)
-                token = int(row.argmax()) if walk is None else walk.best(row)
+                token = int(row.argmax()) if walk is None else walk.best(row, may_come)
                 if llama_cpp.llama_vocab_is_eog(self._vocab, token):
                     return Generation(tuple(tokens), True, first_token_s)
                 if walk is not None:
                     walk.accept(token)
+                if judge is not None:
+                    judge.accept(self._piece(token))
                 tokens.append(self._scored(row, token, n_top))
                 self._decode([token], len(ids) + len(tokens) - 1)
             return Generation(tuple(tokens), False, first_token_s)
@@ -290,20 +309,26 @@ class GrammarWalk:
         self._sampler = sampler
         self._one = (llama_cpp.llama_token_data * 1)()
 
-    def best(self, row: NDArray[np.float32]) -> int:
+    def best(
+        self, row: NDArray[np.float32], may_come: Callable[[int], bool] = lambda _token: True
+    ) -> int:
         """Return the likeliest token that may come next.
 
         Tokens are tried from the likeliest on: the first nearly always fits, and a check of one is
         a thousand times cheaper than one of the whole vocabulary.
 
+        Args:
+            row: Logits.
+            may_come: What else a token must pass.
+
         Raises:
             GgufError: If none may.
         """
         first = int(row.argmax())
-        if self._allows(first):
+        if self._allows(first) and may_come(first):
             return first
         for token in np.argsort(-row):
-            if self._allows(int(token)):
+            if self._allows(int(token)) and may_come(int(token)):
                 return int(token)
         raise GgufError("the grammar allows no token here")
 

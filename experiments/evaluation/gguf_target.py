@@ -24,6 +24,7 @@ from experiments.evaluation.items import Item
 from experiments.evaluation.profile import Profile
 from experiments.evaluation.report import TargetInfo
 from experiments.evaluation.target import Reply
+from experiments.grounding.answer import GroundedAnswer, grounded_answer
 
 if TYPE_CHECKING:
     from experiments.llama_runtime import GgufModel
@@ -73,6 +74,7 @@ class GgufTarget:
         except GgufError as err:
             raise TargetUnavailable(str(err)) from err
         self._profile = profile
+        self._schema = json.dumps(profile.answer_schema)
         template = self._model.chat_template() or profile.chat_template
         self._prompts = _PromptEncoder(template, self._model)
         self._n_prefix = self._prompts.common_prefix(profile.system_prompt)
@@ -81,12 +83,14 @@ class GgufTarget:
         """Ask one item."""
         started = time.monotonic()
         try:
-            ids = self._prompts.encode(item.prompt(self._profile.system_prompt))
+            messages = item.prompt(self._profile.system_prompt)
+            ids = self._prompts.encode(messages)
             generation = self._model.reply(
                 ids,
                 max_tokens=MAX_REPLY_TOKENS,
                 n_prefix=self._prompts.shared(ids, self._n_prefix),
                 grammar=self._grammar,
+                judge=self._judge(messages),
                 n_top=N_CANDIDATES,
             )
         except (ValueError, TemplateError, self._failures) as err:
@@ -108,6 +112,12 @@ class GgufTarget:
     def info(self) -> TargetInfo:
         """Say what was measured."""
         return self._info
+
+    def _judge(self, messages: Sequence[Mapping[str, str]]) -> GroundedAnswer | None:
+        # As the engine does it; without a grammar an answer need be no JSON.
+        if self._grammar is None or self._profile.options.grounding == "off":
+            return None
+        return grounded_answer(messages, self._schema)
 
     def close(self) -> None:
         """Free the model."""

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from experiments.evaluation.errors import BadInput
+from experiments.grounding.profile_options import FILE, ProfileOptions, parse_options
 
 DEFAULT_DIR = Path(__file__).resolve().parents[2] / "models" / "okla" / "profile"
 
@@ -20,6 +21,7 @@ class Profile:
     answer_schema: Mapping[str, Any]  # Any: it is JSON Schema, forwarded as it is
     chat_template: str
     intents: tuple[str, ...]
+    options: ProfileOptions = field(default_factory=ProfileOptions)
 
     @cached_property
     def _validator(self) -> Any:  # Any: jsonschema has no types
@@ -56,8 +58,17 @@ def read_profile(folder: Path = DEFAULT_DIR) -> Profile:
         raise BadInput(
             f"The answer schema in {str(folder)!r} has no properties.intent.enum"
         ) from err
+    try:
+        own = folder / FILE
+        options = parse_options(own.read_text(encoding="utf-8") if own.is_file() else None)
+    except (OSError, ValueError) as err:
+        raise BadInput(f"Cannot read the profile's {str(own)!r}: {err}") from err
     return Profile(
-        system_prompt=prompt, answer_schema=schema, chat_template=template, intents=intents
+        system_prompt=prompt,
+        answer_schema=schema,
+        chat_template=template,
+        intents=intents,
+        options=options,
     )
 
 

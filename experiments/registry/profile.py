@@ -13,6 +13,7 @@ FILES = {
     "system_prompt.txt": "system_prompt.sha256",
     "answer.schema.json": "answer_schema.sha256",
     "chat_template.jinja": "chat_template.sha256",
+    "profile.yaml": "profile_options.sha256",
 }
 """File of a profile -> key of its hash in a version's lineage."""
 

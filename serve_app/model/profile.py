@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 
+from experiments.grounding.profile_options import FILE, Grounding, parse_options
 from serve_app.errors import ConfigError
 
 _MAX_FILE_BYTES = 1 << 20
@@ -21,11 +22,19 @@ class Profile:
     """JSON text of the schema that answers follow unless the client brings one."""
     chat_template: str | None = None
     """Jinja template used instead of the one in the model file."""
+    grounding: Grounding = "off"
+    """What answers must keep to; see `profile.yaml`."""
 
     @property
     def sha256(self) -> str:
         """Hash of everything in it; part of every cache key."""
-        parts = (self.system_prompt, self.answer_schema, self.chat_template)
+        parts: tuple[str | None, ...] = (
+            self.system_prompt,
+            self.answer_schema,
+            self.chat_template,
+        )
+        if self.grounding != "off":
+            parts += (self.grounding,)
         return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
 
@@ -49,11 +58,16 @@ def load_profile(directory: str | None) -> Profile:
             raise ConfigError(
                 f"{root / 'answer.schema.json'} is not valid JSON: {error}"
             ) from error
+    try:
+        options = parse_options(_read(root / FILE))
+    except ValueError as error:
+        raise ConfigError(f"{root / FILE}: {error}") from error
     prompt = _read(root / "system_prompt.txt")
     return Profile(
         system_prompt=prompt.strip() if prompt else None,
         answer_schema=schema,
         chat_template=_read(root / "chat_template.jinja"),
+        grounding=options.grounding,
     )
 
 

@@ -229,4 +229,6 @@ def _apply_profile(call: ModelCall, profile: Profile) -> GenerationRequest:
         request = replace(request, messages=(system, *request.messages))
     if profile.answer_schema and request.json_schema is None:
         request = replace(request, json_schema=profile.answer_schema)
+    if profile.grounding != "off":
+        request = replace(request, grounding=profile.grounding)
     return request

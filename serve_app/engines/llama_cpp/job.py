@@ -7,6 +7,7 @@ from serve_app.engines.llama_cpp.answer_memory import AnswerTree
 from serve_app.engines.llama_cpp.channel import Channel
 from serve_app.engines.llama_cpp.drafts import NO_DRAFT, Draft, Source
 from serve_app.engines.llama_cpp.grammar import Grammar
+from serve_app.engines.llama_cpp.judged import TokenJudge
 from serve_app.engines.llama_cpp.sampling import TokenSampler
 from serve_app.engines.protocol import GenerationRequest, SamplingParams, Timings
 
@@ -25,6 +26,7 @@ class Job:
         prompt: Its token ids, at least one.
         echo_text: Text that an `echo` request sends first.
         grammar: Compiled schema, if one was asked for.
+        judge: What else the answer must keep, with a grammar only.
         channel: Where chunks go.
         n_ctx: Tokens that prompt and answer may have together.
     """
@@ -38,6 +40,7 @@ class Job:
         grammar: Grammar | None,
         channel: Channel,
         n_ctx: int,
+        judge: TokenJudge | None = None,
     ) -> None:
         self.request_id = request.request_id
         self.cache_salt = request.cache_salt
@@ -46,6 +49,7 @@ class Job:
         self.params: SamplingParams = request.sampling
         self.channel = channel
         self.grammar = grammar
+        self.judge = judge
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
         self.n_past = 0

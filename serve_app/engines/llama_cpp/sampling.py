@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from serve_app.engines.llama_cpp.binding import library
 from serve_app.engines.llama_cpp.grammar import CANDIDATE, GrammarWalk, candidate_array
+from serve_app.engines.llama_cpp.judged import TokenJudge
 from serve_app.engines.protocol import SamplingParams
 from serve_app.errors import InvalidField
 
@@ -28,6 +29,8 @@ _FIRST_TRY = 64
 """Best candidates that a greedy answer offers its grammar before the whole vocabulary ..."""
 _ONE_BY_ONE = 4
 """... and the very best by themselves, since answers before this one may have offered them."""
+_REDRAWS = 32
+"""Tokens that are drawn for a judge at most; then the likeliest that passes is taken."""
 
 
 def check_sampling(params: SamplingParams) -> None:
@@ -57,12 +60,20 @@ class TokenSampler:
         n_vocab: Size of the vocabulary.
         n_ctx: Window of the penalties, in tokens; no answer is longer.
         grammar: State of the answer's grammar; owned by this object from now on.
+        judge: Has a say beside the grammar; never without one.
     """
 
     def __init__(
-        self, params: SamplingParams, *, n_vocab: int, n_ctx: int, grammar: GrammarWalk | None
+        self,
+        params: SamplingParams,
+        *,
+        n_vocab: int,
+        n_ctx: int,
+        grammar: GrammarWalk | None,
+        judge: TokenJudge | None = None,
     ) -> None:
         self.grammar = grammar
+        self._judge = judge
         self._lib = library()
         self._n_vocab = n_vocab
         self._may_force = params.logprobs is None
@@ -84,9 +95,14 @@ class TokenSampler:
             if self._chain is None:
                 return best
             return int(self._lib.llama_sampler_sample(self._chain, context, row))
-        token = self._constrained(self.grammar, logits, best)
+        if self._judge is None:
+            token = self._constrained(self.grammar, logits, best)
+        else:
+            token = self._judged(self.grammar, self._judge, logits, best)
         if token is not None:
             self.grammar.accept(token)
+            if self._judge is not None:
+                self._judge.accept(token)
             if self._penalised:
                 self._lib.llama_sampler_accept(self._chain, token)
         return token
@@ -107,6 +123,8 @@ class TokenSampler:
         """Take over a token that was forced; False if the grammar refuses it after all."""
         if self.grammar is not None and not self.grammar.force(token):
             return False
+        if self._judge is not None:
+            self._judge.accept(token)
         if self._penalised:
             self._lib.llama_sampler_accept(self._chain, token)
         return True
@@ -142,10 +160,57 @@ class TokenSampler:
         allowed = grammar.mask(_candidates(logits, None))
         return self._draw(allowed) if len(allowed) else None
 
+    def _judged(
+        self, grammar: GrammarWalk, judge: TokenJudge, logits: NDArray[np.float32], best: int
+    ) -> int | None:
+        """Like `_constrained`, with tokens that the judge refuses left out."""
+        if self._chain is None:
+            if grammar.allows(best) and judge.allows(best):
+                return best
+            k = min(_FIRST_TRY, self._n_vocab)
+            found = judge.first_of(_ranked(grammar, logits, np.argpartition(logits, -k)[-k:]))
+        else:
+            found = self._redrawn(grammar, judge, logits)
+        if found is not None:
+            return found
+        every = _ranked(grammar, logits, None)
+        found = judge.first_of(every)
+        if found is None and every:
+            judge.give_up()
+            return every[0]
+        return found
+
+    def _redrawn(
+        self, grammar: GrammarWalk, judge: TokenJudge, logits: NDArray[np.float32]
+    ) -> int | None:
+        # Drawing again without what was refused is drawing from the rest: who passes comes as
+        # likely as if nothing else had been there.
+        pool = _candidates(logits, None)
+        for _ in range(_REDRAWS):
+            token = self._draw(pool.copy())
+            if not grammar.allows(token):
+                pool = grammar.mask(pool)
+            elif judge.allows(token):
+                return token
+            else:
+                pool = pool[pool["id"] != token]
+            if not len(pool):
+                return None
+        return None
+
     def _draw(self, candidates: NDArray[Any]) -> int:
         array = candidate_array(self._lib, candidates)
         self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
+
+
+def _ranked(
+    grammar: GrammarWalk, logits: NDArray[np.float32], ids: NDArray[Any] | None
+) -> list[int]:
+    """Return the tokens that a grammar allows, the likeliest first."""
+    allowed = grammar.mask(_candidates(logits, ids))
+    ranked: list[int] = allowed["id"][np.argsort(-allowed["logit"])].tolist()
+    return ranked
 
 
 def _candidates(logits: NDArray[np.float32], ids: NDArray[Any] | None) -> NDArray[Any]:

@@ -105,6 +105,7 @@ class Writer:
                 n_vocab=self._vocabulary.n_tokens,
                 n_ctx=self._n_ctx,
                 grammar=job.grammar.start(known) if job.grammar else None,
+                judge=job.judge,
             )
         return job.sampler
 
