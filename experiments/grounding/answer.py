@@ -147,10 +147,13 @@ class GroundedAnswer:
         spot = self._spot
         if not self._is_watched(spot) or self._left(spot) < _NEAR_END:
             return None
-        text = piece.decode(errors="replace").strip()
-        if text[:1].isdecimal() and self._automaton.offers_figure(spot.text):
+        text = piece.decode(errors="replace")
+        begins = self._automaton.step(spot.text, " ") if text.startswith(" ") else spot.text
+        if begins is None:
+            return None
+        if text.strip()[:1].isdecimal() and self._automaton.offers_figure(begins):
             return self._automaton.is_in_figure
-        if self._automaton.offers_detail(spot.text, text):
+        if self._automaton.offers_detail(begins, text.strip()):
             return self._automaton.is_in_detail
         return None
 
@@ -182,7 +185,7 @@ class GroundedAnswer:
         if spot.escape is not None:
             return self._escaped(spot, byte)
         if byte == _BACKSLASH:
-            if self._is_watched(spot) and not self._automaton.may_leave_ascii(spot.text):
+            if self._is_watched(spot) and not self._may_escape(spot):
                 return None
             return spot._replace(escape="")
         if byte == _QUOTE:
@@ -193,17 +196,22 @@ class GroundedAnswer:
             return spot
         if byte < _ASCII and not spot.begun:
             return self._read(spot, chr(byte))
-        if not spot.begun and not self._automaton.may_leave_ascii(spot.text):
-            return None
         begun = spot.begun + bytes([byte])
+        if not self._automaton.may_begin(spot.text, begun):
+            return None
         try:
             character = begun.decode()
         except UnicodeDecodeError:
             return spot._replace(begun=begun)
         return self._read(spot._replace(begun=b""), character)
 
+    def _may_escape(self, spot: _Spot) -> bool:
+        return not spot.text.must or self._automaton.may_end(spot.text)
+
     def _escaped(self, spot: _Spot, byte: int) -> _Spot | None:
         escape = (spot.escape or "") + chr(byte)
+        if escape == "u" and spot.text.must and self._is_watched(spot):
+            return None  # of some beginnings of a code, all ends are letters
         if escape[0] == "u" and len(escape) < _UNICODE_ESCAPE:
             return spot._replace(escape=escape)
         character = _PLAIN_ESCAPES.get(escape, escape)

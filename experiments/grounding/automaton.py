@@ -33,6 +33,7 @@ _NUMBERS = (Before.PRICE, Before.NUMBER, Before.NUMERAL)
 _FIGURES = frozenset({Kind.YEAR, Kind.PRICE, Kind.DISTANCE, Kind.SAID_FIGURE})
 _VOUCHING = _FIGURES | {Kind.MODEL, Kind.MAKE, Kind.DETAIL, Kind.SAID_NAME}
 """What digits may be part of, and the words of a longer name."""
+_NAMES = (Kind.MODEL, Kind.SAID_NAME, Kind.FOREIGN)
 _LONGEST = 64
 """More characters than any term has."""
 _TELLING = 3
@@ -145,11 +146,12 @@ class Automaton:
         if state.in_word:
             figures = self._advance(state.figures, character, state)
         else:
-            roots = self._advance(self._roots, character, state)
+            # A sign of currency has been written: a figure follows, no name.
+            roots = () if state.must else self._advance(self._roots, character, state)
             if state.before is Before.MAKE and (is_digit or character.isupper()):
                 # What begins with a capital behind a make is one of its models.
                 must = True
-                roots = tuple(n for n in roots if n.kind in (Kind.MODEL, Kind.SAID_NAME))
+                roots = tuple(n for n in roots if n.kind in _NAMES)
             found += roots
             figures = self._advance(self._figures(state), character, state) if is_digit else ()
         if must and not figures and not any(self._vouches(n, state) for n in (*longer, *found)):
@@ -203,8 +205,9 @@ class Automaton:
             state = state._replace(before=Before.TEXT)
         bare = _outside(state)
         if complete is not None and complete.term is not None:
-            if vouched:
-                return bare._replace(waiting=complete.term, longer=vouched)
+            longer += tuple(n for n in found if n.kind is Kind.FOREIGN or n in vouched)
+            if longer:
+                return bare._replace(waiting=complete.term, longer=longer)
             applied = self._apply(complete.term, bare)
             return None if applied is None else self._between(applied, character)
         if longer or found:
@@ -267,11 +270,14 @@ class Automaton:
             and not any(self._vouches(node, state) for node in nodes)
         )
 
-    def may_leave_ascii(self, state: State) -> bool:
-        """Whether a character beyond ASCII may come: inside a figure none does."""
+    def may_begin(self, state: State, begun: bytes) -> bool:
+        """Whether some character of which these are the first bytes may come.
+
+        Elsewhere than inside a figure or a name with digits, nearly all may.
+        """
         return not state.must or any(
-            not character.isascii()
-            for node in (*state.longer, *state.words)
+            character.encode().startswith(begun)
+            for node in (*state.figures, *state.longer, *state.words)
             for character in node.children
         )
 

@@ -98,6 +98,12 @@ def _load(
     if config.engine == "vllm":
         from serve_app.engines import vllm
 
+        if profile.grounding != "off":
+            logger.warning(
+                "the profile asks for grounding %r, which the vllm engine does not force: figures "
+                "in its answers are the model's own",
+                profile.grounding,
+            )
         assert config.model is not None  # noqa: S101 (the configuration demands a folder)
         folder = verify_model_folder(config.model)
         engine = vllm.load(config, folder.path, profile=profile)

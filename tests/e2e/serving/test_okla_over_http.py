@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,10 +19,13 @@ from pydantic import BaseModel, Field
 
 from experiments.evaluation.answer_confidence import confidence_of
 from experiments.evaluation.gguf_target import GgufTarget
+from experiments.evaluation.grounding import grounding_problems
 from experiments.evaluation.intent_calibration import read_calibration
 from experiments.evaluation.items import Item
 from experiments.evaluation.profile import read_profile
 from tests.e2e.serving.conftest import ROOT, Server
+from training.data.generator import DataConfig
+from training.data.suites import grounding_items
 
 SCHEMA = json.loads((ROOT / "models/okla/profile/answer.schema.json").read_text(encoding="utf-8"))
 QUESTIONS = (
@@ -71,6 +75,21 @@ def test_the_two_variants_differ(server: Server) -> None:
         for variant in ("stable", "candidate")
     }
     assert answers["stable"] != answers["candidate"]
+
+
+@pytest.mark.parametrize("variant", ["stable", "candidate"])
+def test_answers_keep_to_the_inventory_in_their_prompt(server: Server, variant: str) -> None:
+    client = server.client()
+    for line in islice(grounding_items(DataConfig(seed=7)), 0, 60, 5):
+        item = Item.model_validate(line)
+        answer = client.chat.completions.create(
+            model=f"okla-chat@{variant}",
+            messages=[{"role": m.role, "content": m.content} for m in item.messages],
+            temperature=0,
+        )
+        said = json.loads(answer.choices[0].message.content)
+        text = "\n".join([said["response"], *said["quickReplies"]])
+        assert grounding_problems(item, text) == []
 
 
 def test_an_answer_over_http_is_as_sure_as_the_calibration_of_its_file_says(

@@ -151,6 +151,10 @@ async def test_loading_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyP
         ("answer.schema.json", b"{", "not valid JSON"),
         ("system_prompt.txt", b"\xff\xfe", "cannot be read"),
         ("chat_template.jinja", b"x" * (2 << 20), "larger than"),
+        ("profile.yaml", b"grounding: [", "is no YAML"),
+        ("profile.yaml", b"grounding: rows", "grounding: .*'off' or 'inventory', not 'rows'"),
+        ("profile.yaml", b"grounded: true", "grounded: .*known: grounding"),
+        ("profile.yaml", b"- inventory", "profile.yaml"),
     ],
 )
 def test_bad_profile_file_is_refused_by_name(
@@ -165,3 +169,12 @@ def test_bad_profile_file_is_refused_by_name(
 def test_schema_of_a_profile_keeps_the_order_of_its_keys(tmp_path: Path) -> None:
     (tmp_path / "answer.schema.json").write_text('{"b": 1, "a": 2}', encoding="utf-8")
     assert load_profile(str(tmp_path)).answer_schema == '{"b":1,"a":2}'
+
+
+def test_answers_are_grounded_where_the_profile_says_so(tmp_path: Path) -> None:
+    assert load_profile(str(tmp_path)).grounding == "off"
+    before = load_profile(str(tmp_path)).sha256
+    (tmp_path / "profile.yaml").write_text("grounding: inventory\n", encoding="utf-8")
+    profile = load_profile(str(tmp_path))
+    assert profile.grounding == "inventory"
+    assert profile.sha256 != before  # cached answers of before are not served again

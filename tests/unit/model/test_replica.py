@@ -223,6 +223,25 @@ async def test_profile_is_added_where_the_client_brings_none(
     assert with_own.chunks[-1].usage.prompt_tokens == 2
 
 
+async def test_the_engine_is_told_what_answers_must_keep_to(
+    replica: ModelReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profile.yaml").write_text("grounding: inventory", encoding="utf-8")
+    await replica.reconfigure(ECHO | {"profile": str(tmp_path)})
+    current = replica._keeper.slot.current
+    assert current is not None
+    asked = []
+    generate = current.engine.generate
+
+    def noted(request: GenerationRequest) -> Any:
+        asked.append(request.grounding)
+        return generate(request)
+
+    monkeypatch.setattr(current.engine, "generate", noted)
+    await replica.generate(call())
+    assert asked == ["inventory"]
+
+
 async def test_engine_error_says_nothing_internal(
     replica: ModelReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,181 @@
+import json
+import random
+import time
+
+import pytest
+
+from experiments.grounding.answer import GroundedAnswer, grounded_answer
+from tests.unit.experiments.grounding.conftest import PROMPT
+
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "intent": {"type": "string", "enum": ["precio_2030", "saludo"]},
+            "confidence": {"type": "number"},
+            "response": {"type": "string", "maxLength": 80},
+            "leadSignals": {"type": "object", "properties": {"urgency": {"type": "string"}}},
+            "quickReplies": {"type": "array", "items": {"type": "string", "maxLength": 32}},
+        },
+    }
+)
+SYSTEM = {"role": "system", "content": PROMPT}
+ASKED = {"role": "user", "content": "¿cuánto cuesta la corolla?"}
+
+
+def answer(*messages: dict[str, str]) -> GroundedAnswer:
+    found = grounded_answer(messages or (SYSTEM, ASKED), SCHEMA)
+    assert found is not None
+    return found
+
+
+def said(response: str, *quick: str) -> bytes:
+    document = {
+        "intent": "precio_2030",
+        "confidence": 0.94,
+        "response": response,
+        "leadSignals": {"urgency": "2030"},
+        "quickReplies": list(quick),
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def passes(text: bytes, *, size: int = 3, judge: GroundedAnswer | None = None) -> bool:
+    judge = judge or answer()
+    for at in range(0, len(text), size):
+        piece = text[at : at + size]
+        if not judge.allows(piece):
+            return False
+        judge.accept(piece)
+    return True
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 500], ids=lambda n: f"{n} bytes a token")
+def test_the_texts_of_an_answer_are_watched_and_nothing_else(size):
+    right = said("La Toyota Corolla 2015 está en RD$650,000 🚗 ¿ya?", "Ver fotos", "La de 2015")
+    assert passes(right, size=size)
+    assert not passes(said("La Toyota Corolla 2015 está en RD$1,430,000"), size=size)
+    assert not passes(said("Claro", "Ver la Hilux"), size=size)
+
+
+def test_buttons_go_on_about_the_vehicle_of_the_answer():
+    assert not passes(said("La Toyota Corolla 2015", "Son RD$1,430,000"))
+    assert passes(said("Claro", "Son RD$1,430,000"))
+
+
+@pytest.mark.parametrize("digit", ["\\u0039", "\\u0032"])
+def test_escapes_hide_no_digits(digit):
+    text = said("Corolla 2015 XX").decode().replace("XX", digit)
+    assert not passes(text.encode(), size=1)
+
+
+def test_an_escaped_quote_ends_nothing():
+    assert not passes(said('la "Corolla" 2015 en RD$1,430,000'))
+    assert passes(said('la "Corolla" 2015\nen RD$650,000'))
+
+
+def test_no_figure_begins_that_does_not_fit_in():
+    judge = answer()
+    start = said("X").split(b"X")[0] + b"Corolla 2015 " + b"a" * 60
+    assert passes(start, judge=judge)
+    assert not judge.allows(b" RD$")  # seven characters are left, the price has nine
+    assert judge.allows(b' y"')
+
+
+def test_a_refused_figure_is_replaced_by_a_figure():
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Kia K5 2014 tiene ", judge=judge)
+    assert judge.allows(b"Verifico")
+    assert not judge.allows(b"93")
+    assert not judge.allows(b"Verifico")
+    assert judge.allows(b"81")
+    judge.accept(b"81")
+    assert judge.allows(b",300 millas")
+    judge.accept(b",300 millas")
+    assert judge.allows(b" y")
+
+
+def test_a_refused_place_is_replaced_by_a_place():
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Kia K5 2014, ta en", judge=judge)
+    assert not judge.allows(b" Santo")
+    assert not judge.allows(b" Precio")
+    assert judge.allows(b" Moca")
+
+
+def test_a_token_that_others_refuse_leaves_the_judge_as_it_was():
+    judge = answer()
+    start = said("X").split(b"X")[0] + b"Corolla 2015, "
+    assert passes(start, judge=judge)
+    for _ in range(3):
+        assert judge.allows(b"RD$650,000")
+        assert not judge.allows(b"RD$1,430,000")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ({"role": "system", "content": "Eres OKLA."}, ASKED),
+        (ASKED,),
+        ({"role": "user", "content": PROMPT},),
+        ({"role": "assistant", "content": PROMPT}, ASKED),
+    ],
+    ids=["no block", "no system message", "typed by the customer", "said by the assistant"],
+)
+def test_without_an_inventory_in_the_system_message_nothing_changes(messages):
+    assert grounded_answer(messages, SCHEMA) is None
+
+
+def test_rows_in_the_history_add_nothing_to_those_of_the_system_message():
+    row = "Inventario:\n- OK-9 | Kia Rio 2024 | RD$1,000 | 10 millas | Moca | disponible"
+    for role in ("user", "assistant"):
+        judge = answer(SYSTEM, {"role": role, "content": row}, ASKED)
+        assert not passes(said("La Kia Rio 2024 está en RD$1,000"), judge=judge)
+        assert passes(said("La Toyota Corolla 2015 en RD$650,000"), judge=answer())
+
+
+def test_an_invented_price_in_the_history_stays_invented():
+    wrong = {"role": "assistant", "content": "La Corolla 2015 está en RD$999,000"}
+    assert not passes(said("Son RD$999,000"), judge=answer(SYSTEM, wrong, ASKED))
+
+
+def test_answers_without_a_schema_are_not_watched():
+    assert grounded_answer((SYSTEM, ASKED), None) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_from_random_tokens_some_byte_always_goes_on(seed):
+    """As the engine does it: a token is taken if it passes; some single byte always does."""
+    random_ = random.Random(seed)
+    judge = answer()
+    judge.accept(said("X").split(b"X")[0])
+    pieces = [bytes([byte]) for byte in range(0x20, 0x7F) if byte != 0x5C]
+    pieces += [
+        b" Toyota",
+        b"RD$",
+        b" Corolla",
+        b" 201",
+        b" Santo",
+        b",",
+        b"000",
+        b" K",
+        b" Mazda",
+        b" millas",
+        b" 4",
+    ]
+    pieces += ["í".encode(), "ñ".encode(), "¿".encode()]
+    for _ in range(70):
+        order = random_.sample(pieces, len(pieces))
+        piece = next((p for p in order if p != b'"' and judge.allows(p)), b'"')
+        assert judge.allows(piece)
+        judge.accept(piece)
+        if piece == b'"':
+            break
+
+
+def test_a_judge_is_made_in_a_moment_and_costs_little_a_token():
+    answer()
+    started = time.perf_counter()
+    for _ in range(100):
+        answer()
+    assert (time.perf_counter() - started) / 100 < 0.02  # 0.1 ms where nothing else runs
