@@ -49,6 +49,8 @@ class ChatEncoder:
             *self._header(ASSISTANT),
         )
         """What stands around a single message; the answer follows."""
+        self.n_after = 1 + len(self._header(ASSISTANT))
+        """How many of those, the last ones, stand after the message."""
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text; nothing in it becomes a special token."""

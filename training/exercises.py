@@ -26,6 +26,8 @@ class TrainingSet(NamedTuple):
     """Token ids of single messages and the number of their intent, to start embeddings from."""
     around: Sequence[int] = ()
     """Token ids of prompt and markup around each of them; the answer follows the last one."""
+    n_after: int = 1
+    """How many of those, the last ones, stand after the message."""
     label_ids: Sequence[int] = ()
     """Token of each intent."""
     pieces: Sequence[str] = ()

@@ -133,6 +133,7 @@ def _train(
         openings=_openings(encoder, learnt),
         bags=[(encoder.text_ids(p.text), number[p.intent]) for p in said],
         around=encoder.around_ids,
+        n_after=encoder.n_after,
         label_ids=[encoder.intent_id(name) for name in number],
         pieces=[tokenizer.decode([i]) for i in range(config.tokenizer.vocab_size)],
     )

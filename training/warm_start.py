@@ -22,7 +22,7 @@ _BATCH = 1024
 _RATE = 3e-3
 _TOKEN_DROPOUT = 0.2
 """Share of tokens left out at random, so that no single word decides."""
-_LABEL_SMOOTHING = 0.05
+LABEL_SMOOTHING = 0.05
 _GRAM_LENGTHS = (3, 4, 5)
 _WORD_START = "<"
 
@@ -63,7 +63,7 @@ def train_bag_of_tokens(
         seed: Seed of initial values, order and dropout.
     """
     generator = torch.Generator().manual_seed(seed)
-    grams, offsets, n_grams = _gram_table(pieces)
+    grams, offsets, n_grams = gram_table(pieces)
     counts = torch.diff(offsets, append=torch.tensor([len(grams)])).clamp(min=1)
     width = codes.shape[1]
     own = torch.nn.Parameter(torch.empty(len(pieces), n_values))
@@ -90,12 +90,19 @@ def train_bag_of_tokens(
         )
 
     optimizer = torch.optim.Adam([own, shared, head], lr=_RATE)
-    batches = [b for e in range(n_epochs) for b in _epoch(len(messages), seed=seed, epoch=e)]
+    batches = [
+        b
+        for e in range(n_epochs)
+        for b in epoch_batches(len(messages), size=_BATCH, seed=seed, epoch=e)
+    ]
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = _RATE * (1 - step / len(batches))
-        bags = _bags([messages[i] for i in batch], generator)
+        ids, n_kept = pack_kept([messages[i] for i in batch], generator, dropout=_TOKEN_DROPOUT)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), n_kept.cumsum(0)[:-1]])
         targets = torch.tensor([labels[i] for i in batch])
-        loss = functional.cross_entropy(logits(*bags), targets, label_smoothing=_LABEL_SMOOTHING)
+        loss = functional.cross_entropy(
+            logits(ids, starts, n_kept), targets, label_smoothing=LABEL_SMOOTHING
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -112,7 +119,7 @@ def character_grams(piece: str) -> list[str]:
     return sorted({text[i : i + n] for n in _GRAM_LENGTHS for i in range(len(text) - n + 1)})
 
 
-def _gram_table(pieces: Sequence[str]) -> tuple[Tensor, Tensor, int]:
+def gram_table(pieces: Sequence[str]) -> tuple[Tensor, Tensor, int]:
     """Return the n-gram numbers of all tokens, where each token's begin, and how many there are."""
     found = [character_grams(piece) for piece in pieces]
     number: dict[str, int] = {}
@@ -124,21 +131,21 @@ def _gram_table(pieces: Sequence[str]) -> tuple[Tensor, Tensor, int]:
     return flat, lengths.cumsum(0), len(number)
 
 
-def _epoch(n_messages: int, *, seed: int, epoch: int) -> list[list[int]]:
+def epoch_batches(n_messages: int, *, size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the numbers of all messages in an order at random, in batches."""
     order = Stream("bag of tokens", seed, epoch).shuffled(range(n_messages))
-    return [order[at : at + _BATCH] for at in range(0, n_messages, _BATCH)]
+    return [order[at : at + size] for at in range(0, n_messages, size)]
 
 
-def _bags(
-    messages: list[Sequence[int]], generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the tokens that are kept, where each message's begin, and how many each has."""
+def pack_kept(
+    messages: list[Sequence[int]], generator: torch.Generator, *, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens that are kept of messages, one after another, and how many of each."""
     lengths = torch.tensor([len(m) for m in messages])
     ids = torch.tensor([token for m in messages for token in m])
     owner = torch.repeat_interleave(torch.arange(len(messages)), lengths)
-    kept = torch.rand(len(ids), generator=generator) >= _TOKEN_DROPOUT
+    kept = torch.rand(len(ids), generator=generator) >= dropout
     first = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)[:-1]])
     kept[first] = True  # no bag may be empty
     counts = torch.zeros(len(messages), dtype=torch.int64).index_add_(0, owner, kept.long())
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)[:-1]])
-    return ids[kept], starts, counts
+    return ids[kept], counts

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-_CODE = 32
+CODE = 32
 """Width of a token's identity: a random code."""
 _CODE_STD = 0.3
+CODE_NORM = _CODE_STD * math.sqrt(CODE)
 _CONSTANT = 1.5
 _HEADS = 4
 _BAG_HEADS = 2
@@ -56,9 +57,9 @@ class Layout(NamedTuple):
 
 def layout(hidden_size: int) -> Layout:
     """Return the layout of a network's residual stream."""
-    start = hidden_size - 1 - 4 * _CODE
+    start = hidden_size - 1 - 4 * CODE
     identity, previous, recent, copied = (
-        slice(start + i * _CODE, start + (i + 1) * _CODE) for i in range(4)
+        slice(start + i * CODE, start + (i + 1) * CODE) for i in range(4)
     )
     return Layout(slice(0, start), identity, previous, recent, copied, hidden_size - 1)
 
@@ -80,8 +81,8 @@ def token_codes(n_tokens: int, *, hidden_size: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     plan = layout(hidden_size)
     embeddings = torch.zeros(n_tokens, hidden_size)
-    codes = torch.randn(n_tokens, _CODE, generator=generator)
-    codes *= _CODE_STD * math.sqrt(_CODE) / codes.norm(dim=1, keepdim=True)
+    codes = torch.randn(n_tokens, CODE, generator=generator)
+    codes *= CODE_NORM / codes.norm(dim=1, keepdim=True)
     embeddings[:, plan.identity] = codes
     embeddings[:, plan.constant] = _CONSTANT
     return embeddings
@@ -158,7 +159,7 @@ def _carry(
 ) -> None:
     """Let a head carry some dimensions to others."""
     attention.v_proj.weight[head * width : (head + 1) * width] = 0
-    index = torch.arange(_CODE)
+    index = torch.arange(CODE)
     attention.v_proj.weight[head * width + index, source.start + index] = 1
     attention.o_proj.weight[target.start + index, head * width + index] = gain
 
@@ -173,12 +174,12 @@ def _match(
     key[:width] = 0
     generator = torch.Generator().manual_seed(seed + 1)
     pairs = ((plan.identity, plan.previous), (plan.recent, plan.recent))
-    unit = _CODE_STD * math.sqrt(_CODE) / residual_rms  # norm of a code after normalisation
+    unit = CODE_NORM / residual_rms  # norm of a code after normalisation
     for rows, (asked, noted), sharpness in zip(
         (slow, slow + half), pairs, _MATCH_SHARPNESS, strict=True
     ):
-        projection, _ = torch.linalg.qr(torch.randn(_CODE, _CODE, generator=generator))
-        projection = projection[: len(rows)] * math.sqrt(_CODE / len(rows))
+        projection, _ = torch.linalg.qr(torch.randn(CODE, CODE, generator=generator))
+        projection = projection[: len(rows)] * math.sqrt(CODE / len(rows))
         scale = math.sqrt(sharpness * math.sqrt(width)) / unit
         query[rows, asked] = scale * projection
         key[rows, noted] = scale * projection

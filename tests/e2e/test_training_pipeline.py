@@ -150,7 +150,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     assert files(tmp_path) == {}
 
 
-def test_a_training_begins_with_what_its_bag_of_tokens_knows(
+@pytest.mark.parametrize("warm_start", ["bag", "pairs"])
+def test_a_training_begins_with_what_its_small_classifier_knows(
+    warm_start: str,
     config: TrainConfig,
     tokenizer: Tokenizer,
     encoder: ChatEncoder,
@@ -160,7 +162,7 @@ def test_a_training_begins_with_what_its_bag_of_tokens_knows(
     shape = {"n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "intermediate_size": 256}
     model = ModelConfig(**shape, rope_theta=1e7, tie_embeddings=False)
     changes = {"n_steps": 1, "n_intent_steps": 0, "learning_rate": 1e-9, "warm_start_epochs": 80}
-    optim = config.optim.model_copy(update=changes)
+    optim = config.optim.model_copy(update={**changes, "warm_start": warm_start})
     names = intent_names()
     rows = list(generate(config.data, Split.TRAIN))
     bags = [(encoder.text_ids(c.messages[-2].content), names.index(c.intent)) for c in rows]
@@ -171,6 +173,7 @@ def test_a_training_begins_with_what_its_bag_of_tokens_knows(
         data._replace(
             bags=bags,
             around=encoder.around_ids,
+            n_after=encoder.n_after,
             label_ids=label_ids,
             pieces=[tokenizer.decode([i]) for i in vocabulary],
         ),
