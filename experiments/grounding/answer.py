@@ -5,13 +5,17 @@ is asked about bytes, so any engine can use it that draws tokens on the CPU.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from experiments.grounding.automaton import Automaton, State
-from experiments.grounding.inventory import Inventory, read_inventory
+from experiments.grounding.automaton import Automaton
+from experiments.grounding.inventory import MAX_ROWS, Inventory, read_inventory
 from experiments.grounding.lexicon import Offer, offer, said
+from experiments.grounding.state import State
+
+logger = logging.getLogger(__name__)
 
 _QUOTE, _BACKSLASH, _COMMA = 0x22, 0x5C, 0x2C
 _OPENING, _CLOSING = b"{[", b"}]"
@@ -55,7 +59,17 @@ def _offer_of(inventory: Inventory) -> Offer:
 
 @lru_cache(maxsize=64)
 def _inventory_of(system_message: str) -> Inventory | None:
-    return read_inventory(system_message)
+    inventory = read_inventory(system_message)
+    if inventory is not None and inventory.n_left_out:
+        # Once for each block, as this is remembered.
+        logger.warning(
+            "%s lines of an inventory block are left out, and %s read: an unknown form, or more "
+            "than %s of them",
+            inventory.n_left_out,
+            len(inventory.rows),
+            MAX_ROWS,
+        )
+    return inventory
 
 
 def grounded_answer(

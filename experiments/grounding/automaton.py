@@ -6,28 +6,10 @@ opens them again. So name, year and price that are said together belong to one r
 """
 
 from collections.abc import Iterable
-from enum import Enum, auto
-from typing import NamedTuple
 
 from experiments.grounding.lexicon import Offer, Said, periods, words
+from experiments.grounding.state import Before, State, outside, with_make, with_model
 from experiments.grounding.terms import Kind, Node, Term
-
-
-class Before(Enum):
-    """What stands directly before the next word, with a space between them at most."""
-
-    TEXT = auto()
-    MODEL = auto()
-    MAKE = auto()
-    PRICE = auto()
-    NUMBER = auto()
-    NUMERAL = auto()
-    GLUED = auto()
-    """A number and a point, a comma: one more digit would make another number of it."""
-    PESOS = auto()
-    """A sign or code of this currency: the price must follow, if any figure does."""
-    DOLLARS = auto()
-
 
 _NUMBERS = (Before.PRICE, Before.NUMBER, Before.NUMERAL)
 _FIGURES = frozenset({Kind.YEAR, Kind.PRICE, Kind.DISTANCE, Kind.SAID_FIGURE})
@@ -38,34 +20,6 @@ _LONGEST = 64
 """More characters than any term has."""
 _TELLING = 3
 """From so many letters on it is taken for granted which word has begun."""
-
-
-class State(NamedTuple):
-    """How far an answer has come."""
-
-    rows: int
-    """Vehicles that the text may be about, one bit each."""
-    is_named: bool = False
-    """Whether a vehicle has been named, so that figures are taken for its own."""
-    again: int = 0
-    """Vehicles of which the year may be that follows a repeated name."""
-    is_dated: bool = False
-    """Whether its year has been said."""
-    makes: int = 0
-    """Vehicles of the make that stands before."""
-    before: Before = Before.TEXT
-    in_word: bool = False
-    is_capital: bool = False
-    """Whether the word began with one."""
-    must: bool = False
-    """Whether what has been begun is right in its full length only."""
-    words: tuple[Node, ...] = ()
-    """Terms that the text may be inside of, the one that began first at the front."""
-    figures: tuple[Node, ...] = ()
-    waiting: Term | None = None
-    """A name that is complete, unless it turns out to be the front part of a longer one."""
-    longer: tuple[Node, ...] = ()
-    """Those longer ones."""
 
 
 class Automaton:
@@ -203,7 +157,7 @@ class Automaton:
             state, waiting = applied, None
         elif state.in_word and complete is None and not _goes_on_behind_make(state, found):
             state = state._replace(before=Before.TEXT)
-        bare = _outside(state)
+        bare = outside(state)
         if complete is not None and complete.term is not None:
             longer += tuple(n for n in found if n.kind is Kind.FOREIGN or n in vouched)
             if longer:
@@ -317,7 +271,7 @@ class Automaton:
 
     def _with_figure(self, finished: list[Term], state: State) -> State:
         is_price = any(term.kind is Kind.PRICE for term in finished)
-        bare = _outside(state)._replace(before=Before.PRICE if is_price else Before.NUMBER)
+        bare = outside(state)._replace(before=Before.PRICE if is_price else Before.NUMBER)
         if any(term.kind is Kind.SAID_FIGURE for term in finished):
             return bare
         rows = 0
@@ -363,9 +317,9 @@ class Automaton:
         before = state.before
         match term.kind:
             case Kind.MODEL:
-                return _with_model(term.rows, state)
+                return with_model(term.rows, state)
             case Kind.MAKE:
-                return _with_make(term.rows, state)
+                return with_make(term.rows, state)
             case Kind.DETAIL:
                 if not state.is_named:
                     return state._replace(before=Before.TEXT)
@@ -391,38 +345,5 @@ class Automaton:
                 return state._replace(before=Before.TEXT)
 
 
-def _outside(state: State) -> State:
-    """Return the state behind whatever was being read."""
-    return state._replace(in_word=False, must=False, words=(), figures=(), longer=(), waiting=None)
-
-
 def _goes_on_behind_make(state: State, words: tuple[Node, ...]) -> bool:
     return state.before is Before.MAKE and any(node.kind is Kind.MODEL for node in words)
-
-
-def _with_model(rows: int, state: State) -> State | None:
-    if state.before is Before.MAKE:
-        rows &= state.makes
-    if not state.is_named:
-        rows &= state.rows
-    kept = state.rows & rows
-    if not rows:
-        return None
-    return state._replace(
-        rows=kept or rows, again=rows, is_named=True, is_dated=False, before=Before.MODEL
-    )
-
-
-def _with_make(rows: int, state: State) -> State | None:
-    makes = rows if state.is_named else rows & state.rows
-    if not makes:
-        return None
-    kept = state.rows & makes
-    return state._replace(
-        rows=kept or makes,
-        again=0,
-        makes=makes,
-        is_named=True,
-        is_dated=False,
-        before=Before.MAKE,
-    )

@@ -2,9 +2,10 @@
 
 import pytest
 
-from experiments.grounding.automaton import Automaton, State
+from experiments.grounding.automaton import Automaton
 from experiments.grounding.inventory import Inventory, read_inventory
 from experiments.grounding.lexicon import offer, said
+from experiments.grounding.state import State
 
 PROMPT = """Eres OKLA. Abrimos a las 8:30.
 

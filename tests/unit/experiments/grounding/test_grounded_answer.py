@@ -139,6 +139,18 @@ def test_an_invented_price_in_the_history_stays_invented():
     assert not passes(said("Son RD$999,000"), judge=answer(SYSTEM, wrong, ASKED))
 
 
+def test_a_broken_block_is_logged_without_its_text(caplog):
+    broken = {"role": "system", "content": "Inventario:\nsecreto | sin forma"}
+    judge = answer(broken, ASKED)
+    answer(broken, ASKED)
+    assert not passes(said("La Hilux en RD$500,000"), judge=judge)
+    assert passes(said("Deja confirmarte."), judge=answer(broken, ASKED))
+    assert [record.getMessage()[:32] for record in caplog.records] == [
+        "1 lines of an inventory block ar"
+    ]
+    assert "secreto" not in caplog.text
+
+
 def test_answers_without_a_schema_are_not_watched():
     assert grounded_answer((SYSTEM, ASKED), None) is None
 
