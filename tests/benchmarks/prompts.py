@@ -1,6 +1,9 @@
 """What the synthetic customers say. Every round has a system prompt of its own, of equal length."""
 
+import functools
 import random
+
+from training.data.suites import WrittenSuite, written_messages
 
 _TEXT = """
 el la un una de que con para por sin carro yipeta precio banco cuota año nuevo usado color garantía
@@ -41,6 +44,26 @@ def system_prompt(number: int, *, tokens: int) -> str:
 def questions(n: int, *, first: int = 0) -> list[str]:
     """Return `n` different questions."""
     return [f"{QUESTIONS[i % len(QUESTIONS)]} (pregunta {i + 1})" for i in range(first, first + n)]
+
+
+def written(n: int, *, first: int = 0) -> list[str]:
+    """Return `n` different messages that people wrote for OKLA's golden suite, mixed.
+
+    No two of them are the same text with another number, so that no answer is asked for twice.
+    Beyond the size of the suite they come again with a number.
+    """
+    messages = _golden()
+    return [
+        messages[i % len(messages)] + (f" ({i})" if i >= len(messages) else "")
+        for i in range(first, first + n)
+    ]
+
+
+@functools.cache
+def _golden() -> tuple[str, ...]:
+    messages = [message.text for message in written_messages(WrittenSuite.GOLDEN)]
+    random.Random(len(messages)).shuffle(messages)
+    return tuple(messages)
 
 
 def _name(rng: random.Random) -> str:

@@ -18,13 +18,14 @@ import pytest
 from serve_app.engines.protocol import Engine, GenerationRequest
 from tests.benchmarks import options, report, synthetic_gguf
 from tests.benchmarks.in_process import engine, request
-from tests.benchmarks.prompts import questions, system_prompt
+from tests.benchmarks.prompts import questions, system_prompt, written
 from tests.benchmarks.spread import Spread, ratios, spread
 from tests.benchmarks.test_json_answers import MODEL, PROFILE, okla_schema
 
 SHAPE = os.environ.get("CARRIL_BENCH_SHAPE", "1b")
 ROUNDS = max(1, report.rounds() - 1)
 """One less than elsewhere: there are many rows, and no claim about a peer."""
+JSON_REQUESTS = 128
 _BASE = "all_on"
 
 
@@ -54,7 +55,7 @@ async def test_ablation() -> None:
         absolutes=absolutes,
         notes={
             "burst": f"{SHAPE} shape, 8 requests sharing 300 tokens, 16 tokens out",
-            "json": f"{MODEL.name}, 32 requests with OKLA's schema",
+            "json": f"{MODEL.name}, {JSON_REQUESTS} requests with OKLA's schema, each asked once",
         },
     )
 
@@ -70,7 +71,7 @@ def works(number: int) -> dict[str, Work]:
     okla = (PROFILE / "system_prompt.txt").read_text(encoding="utf-8").strip()
     answers = [
         request(f"json-{i}", question, system=okla, max_tokens=256, schema=schema)
-        for i, question in enumerate(questions(32, first=32 * number))
+        for i, question in enumerate(written(JSON_REQUESTS, first=JSON_REQUESTS * number))
     ]
     return {
         "burst": Work(synthetic_gguf.cached(SHAPE), 1024, burst, base=options.comparable()),

@@ -1,9 +1,13 @@
 """Answers that follow OKLA's JSON schema: valid ones per minute, carril beside llama-server.
 
 Both get the same schema in `response_format`, the same system prompt and the same questions. On the
-shipped model answers are real. On the 1B shape with random weights every free choice is noise, so
-the schema is bounded (`bounded`): short texts, and an integer for the confidence, whose range
-llama-server's grammar holds, too. Only answers that jsonschema accepts count.
+shipped model answers are real, and so are the questions: each is asked once of each server. Its
+replies follow from the intent, so they repeat themselves, and what was said before can be guessed.
+carril does so by default (`answer_memory`); llama-server has something alike, shared by its slots
+(`ngram-mod`), and runs with and without it: the better one counts. On the 1B shape with random
+weights every free choice is noise, so the schema is bounded (`bounded`): short texts, and an
+integer for the confidence, whose range llama-server's grammar holds, too. Only answers that
+jsonschema accepts count.
 """
 
 import json
@@ -20,7 +24,7 @@ import pytest
 from tests.benchmarks import report, servers, synthetic_gguf
 from tests.benchmarks.machine import ROOT, usable_cpus
 from tests.benchmarks.options import comparable
-from tests.benchmarks.prompts import questions, system_prompt
+from tests.benchmarks.prompts import questions, system_prompt, written
 from tests.benchmarks.servers import Server, Variant
 from tests.benchmarks.sides import Loaded, alternate, chat, send
 from tests.benchmarks.spread import Spread, ratios, spread
@@ -31,6 +35,14 @@ PROFILE = ROOT / "models/okla/profile"
 MODEL = ROOT / "models/okla/okla-v1.Q4_K_M.gguf"
 SLOTS, N_CTX, MAX_TOKENS = 8, 1024, 256
 OKLA_REQUESTS, SHAPE_REQUESTS, SHAPE_PROMPT_TOKENS = 320, 16, 300
+NGRAMS = {
+    "--spec-type": "ngram-mod",
+    "--spec-ngram-mod-n-match": 8,
+    "--spec-ngram-mod-n-min": 1,
+    "--spec-ngram-mod-n-max": 48,
+}
+"""llama-server's guesses from earlier text, for answers of some 40 tokens: by default it looks for
+24 tokens in common and guesses nothing under 48."""
 WARM_UP_REQUESTS = 32
 """Of the shipped model, whose answers take milliseconds: a rate is that of a server at work."""
 _TEXT_CHARS, _REPLY_CHARS = 40, 12
@@ -46,18 +58,19 @@ def test_okla() -> None:
 
     def measure(server: Server, number: int) -> Loaded:
         first = number * (WARM_UP_REQUESTS + OKLA_REQUESTS)
-        asked = planned(questions(WARM_UP_REQUESTS + OKLA_REQUESTS, first=first), system, schema)
+        asked = planned(written(WARM_UP_REQUESTS + OKLA_REQUESTS, first=first), system, schema)
         send(server, asked[:WARM_UP_REQUESTS], clients=SLOTS)
         return send(server, asked[WARM_UP_REQUESTS:], clients=SLOTS)
 
     found = alternate(_okla_sides(), report.rounds(), measure)
     compared, absolutes = summarise(found, schema, "okla_json")
     run.publish(
-        # Threads that meet at barriers cost so small a model more than they bring: whichever number
-        # of them is better for llama-server counts.
+        # Threads that meet at barriers cost so small a model more than they bring: whatever is best
+        # for llama-server counts.
         ratios=with_best_peer(compared, "okla_json_vs_llama_server"),
         absolutes=absolutes,
         notes={
+            "novelty": novelty(found["carril"]),
             "model": MODEL.name,
             "load": f"{OKLA_REQUESTS} requests, {SLOTS} clients, {SLOTS} slots, OKLA's schema",
         },
@@ -168,6 +181,12 @@ def summarise(
     return compared, absolutes
 
 
+def novelty(rounds: Sequence[Loaded]) -> str:
+    """Return how many of the answers were different ones."""
+    texts = [result.text for load in rounds for result in load.results]
+    return f"{len(texts)} different questions, {len(set(texts))} different answers"
+
+
 def with_best_peer(compared: Mapping[str, Spread], name: str) -> dict[str, Spread]:
     """Add under `name` the ratio to whichever peer does best."""
     rates = [value for key, value in compared.items() if key.startswith(name)]
@@ -181,6 +200,8 @@ def _okla_sides() -> Sides:
     }
     for threads in sorted({1, usable_cpus()}):
         sides[f"llama_server_t{threads}"] = partial(_peer, MODEL, threads, name="okla_json")
+        guesses = partial(_peer, MODEL, threads, name="okla_json_ngrams", more=NGRAMS)
+        sides[f"llama_server_ngrams_t{threads}"] = guesses
     return sides
 
 
@@ -193,8 +214,11 @@ def _shape_sides() -> Sides:
     }
 
 
-def _peer(model: Path, threads: int, *, name: str) -> AbstractContextManager[Server]:
+def _peer(
+    model: Path, threads: int, *, name: str, more: Mapping[str, Any] | None = None
+) -> AbstractContextManager[Server]:
     arguments = servers.llama_server_arguments(
         n_slots=SLOTS, n_ctx=N_CTX * (SLOTS + 1), n_threads=threads
     )
+    arguments += [word for pair in (more or {}).items() for word in map(str, pair)]
     return servers.llama_server(model, arguments, name=f"{name}_t{threads}")
