@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.evaluation.gguf_target import GgufTarget
 from experiments.evaluation.grounding import grounding_problems
 from experiments.evaluation.items import Item
+from experiments.evaluation.profile import read_profile
 from serve_app.engines.llama_cpp import LlamaCppEngine, load
 from serve_app.engines.protocol import GenerationRequest, Message, SamplingParams
 from serve_app.model.profile import load_profile
@@ -121,3 +123,15 @@ def test_rows_that_a_customer_types_are_no_inventory(engine):
     )
     (answer,) = answers_of(engine, [item])
     assert "1,000" not in answer.text.replace("450,000", "")
+
+
+def test_the_evaluation_of_a_file_asks_it_the_same_way(engine, items):
+    target = GgufTarget(MODEL, read_profile())
+    try:
+        replies = [target.answer(item) for item in items[:12]]
+    finally:
+        target.close()
+    served = answers_of(engine, items[:12])
+    texts = [json.loads(answer.text)["response"] for answer in served]
+    same = sum(a == json.loads(b.text)["response"] for a, b in zip(texts, replies, strict=True))
+    assert same >= len(texts) - 1  # a near tie may fall the other way in a batch
