@@ -267,9 +267,12 @@ class LlamaCppEngine:
     def _warm_up(self) -> None:
         options = self._config.llama_cpp
         try:
+            if options.packing or options.prompt_lookup or options.answer_memory:
+                first, *others = self._lanes
+                first.calibrate()
+                for stepper in others:  # what an adapter costs besides, its steps will tell
+                    stepper.costs.adopt(first.costs)
             for name, stepper in self._lanes.steppers.items():
-                if options.packing or options.prompt_lookup or options.answer_memory:
-                    stepper.calibrate()
                 self._warm_start.pin(
                     stepper.context, stepper.pool, stepper.prefixes, adapter=self._identity(name)
                 )

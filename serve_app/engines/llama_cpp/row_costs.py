@@ -35,6 +35,12 @@ class RowCosts:
         """Seconds per prompt row in a large step; None before the first."""
         return self._prompt_row_s
 
+    def adopt(self, other: "RowCosts") -> None:
+        """Begin with what was measured elsewhere, on the same weights."""
+        self._decode = dict(other._decode)
+        self._known = list(other._known)
+        self._prompt_row_s = other._prompt_row_s
+
     def record(self, n_rows: int, n_outputs: int, seconds: float) -> None:
         """Learn from a step.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.engines.llama_cpp import AdapterFile, LlamaCppEngine, load
+from serve_app.engines.llama_cpp.stepper import Stepper
 from serve_app.errors import ModelFileError, ModelNotReady
 from serve_app.model.loader import load_model
 from tests.e2e.engines.asking import Answer, ask, chat, model_config, until
@@ -272,3 +273,17 @@ def test_second_adapter_costs_its_size_and_its_kv_but_not_the_weights(adapters, 
     sys.stderr.write(f"weights {weights >> 20} MiB, one {one >> 20}, second +{added / 2**20:.1f}\n")
     assert added < weights / 3
     assert one > weights / 2
+
+
+async def test_batches_are_calibrated_once_for_all_adapters(nano, adapters, monkeypatch):
+    calls = []
+    calibrate = Stepper.calibrate
+    monkeypatch.setattr(Stepper, "calibrate", lambda self: (calls.append(self), calibrate(self)))
+    engine = engine_of(nano, adapters)
+    try:
+        assert len(calls) == 1
+        base, *others = engine._lanes
+        assert len(others) == 2
+        assert all(lane.costs.decode_s(4) == base.costs.decode_s(4) for lane in others)
+    finally:
+        await engine.close()

@@ -81,3 +81,12 @@ def test_calibration_takes_the_better_of_two_tries():
     calibrate(costs, lambda _rows: next(times), max_rows=8, budget_s=20.0, rows=(2, 4))
     assert costs.decode_s(2) == pytest.approx(0.1)
     assert costs.decode_s(4) == pytest.approx(0.3)
+
+
+def test_what_was_measured_elsewhere_is_a_beginning_of_ones_own():
+    measured, other = RowCosts(), RowCosts()
+    calibrate(measured, lambda rows: 0.1 * rows, max_rows=8, budget_s=9.0, rows=(1, 4, 8))
+    other.adopt(measured)
+    assert other.decode_s(6) == measured.decode_s(6)
+    other.record(4, 4, 0.05)
+    assert other.decode_s(4) < measured.decode_s(4) == pytest.approx(0.4)
