@@ -183,12 +183,10 @@ def test_haproxy_refuses_in_the_shape_that_openai_clients_read(tmp_path: Path) -
     subprocess.run([wrapper, "-f", config], env=environment, check=True)
 
     assert config.read_text().splitlines()[2:] == [
-        f"    errorfile 400 {tmp_path}/400.http",
         f"    errorfile 408 {tmp_path}/408.http",
     ]
     for name, status, code in (
         ("500", "503 Service Unavailable", "overloaded"),
-        ("400", "400 Bad Request", "invalid_request"),
         ("408", "408 Request Timeout", "request_timeout"),
     ):
         head, body = (tmp_path / f"{name}.http").read_bytes().decode().split("\r\n\r\n")
