@@ -270,7 +270,7 @@ async def test_small_kv_memory_preempts_and_still_answers_all(nano, monkeypatch)
     engine = load(model_config(n_slots=8), nano)
     try:
         assert engine.stats().kv_tokens_capacity <= 1024
-        requests = [chat(f"hola {i}", max_tokens=200, logprobs=0) for i in range(8)]
+        requests = [chat(f"hola {i}", max_tokens=300, logprobs=0) for i in range(8)]
         answers = await asyncio.gather(*(ask(engine, request) for request in requests))
         for answer in answers:
             assert answer.usage.completion_tokens == len(answer.logprobs)

@@ -11,7 +11,7 @@ from tests.e2e.engines.asking import ask, chat, model_config, until
 from tests.e2e.engines.test_generation import slow_down
 
 STEP_S = 0.01
-PLAIN = {"n_threads": 1, "prompt_lookup": False, "packing": False}
+PLAIN = {"n_threads": 1, "prompt_lookup": False, "packing": False, "answer_memory": False}
 """Every row is a token, and every token a step."""
 
 
@@ -151,7 +151,7 @@ async def test_requests_that_would_be_late_are_refused_at_once_with_a_time_to_co
 
 
 async def test_deadline_of_the_first_token_ends_with_the_first_token(nano):
-    engine = load(model_config(n_slots=1), nano)
+    engine = load(model_config(n_slots=1, llama_cpp=PLAIN), nano)
     slow_down(engine, STEP_S)
     try:
         answer = await ask(engine, chat("hola", max_tokens=60, first_token_s=0.3))
