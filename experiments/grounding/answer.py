@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.grounding.automaton import Automaton
 from experiments.grounding.inventory import MAX_ROWS, Inventory, read_inventory
@@ -23,6 +23,8 @@ _ASCII = 0x80
 _PLAIN_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _UNICODE_ESCAPE = 5
 """Characters of one behind the backslash: `u00f1`."""
+_MAX_DEPTH = 8
+"""Alternatives and references inside one another that are followed in a schema."""
 
 
 class Watched(NamedTuple):
@@ -35,21 +37,39 @@ class Watched(NamedTuple):
 def watched(schema: str) -> Watched:
     """Return which texts of a schema's answers are watched.
 
-    Those are the free strings among its properties and in its lists, not the values of an `enum`,
-    which an answer cannot avoid.
+    Those are the free strings among its properties and in its lists. Not the values of an `enum`,
+    nor what is inside of objects in it, whose keys an answer cannot avoid.
 
     Args:
         schema: JSON text of a schema whose root is an object.
     """
     document = json.loads(schema)
-    properties = document.get("properties", {}) if isinstance(document, dict) else {}
     limits: dict[str, int | None] = {}
-    for key, value in properties.items():
-        item = value.get("items") if value.get("type") == "array" else value
-        is_text = isinstance(item, dict) and item.get("type") == "string"
-        if is_text and "enum" not in item and "const" not in item:
-            limits[key] = item.get("maxLength")
+    for key, value in document.get("properties", {}).items():
+        texts = _texts(value, document)
+        if texts:
+            known = [text["maxLength"] for text in texts if "maxLength" in text]
+            limits[key] = min(known, default=None)
     return Watched(limits)
+
+
+def _texts(node: object, document: Any, depth: int = 0) -> list[dict[str, Any]]:
+    """Return the free strings that a part of a schema may be."""
+    # Any: the schema's own values; what is no valid schema was refused when it was compiled.
+    if not isinstance(node, dict) or depth > _MAX_DEPTH or node.keys() & {"enum", "const"}:
+        return []
+    if "$ref" in node:
+        name = str(node["$ref"]).rsplit("/", 1)[-1]
+        definitions = {**document.get("definitions", {}), **document.get("$defs", {})}
+        return _texts(definitions.get(name), document, depth + 1)
+    found = []
+    for option in (*node.get("anyOf", ()), *node.get("allOf", ())):
+        found += _texts(option, document, depth + 1)
+    types = node.get("type")
+    types = types if isinstance(types, list) else [types]
+    if "array" in types:
+        found += _texts(node.get("items"), document, depth + 1)
+    return [*found, node] if "string" in types else found
 
 
 @lru_cache(maxsize=64)
@@ -138,7 +158,9 @@ class GroundedAnswer:
         if spot is None:
             self._instead = self._instead or self._wanted(piece)
             return False
-        return self._instead is None or self._instead(spot.text) or not piece.strip()
+        if self._instead is None or self._instead(spot.text):
+            return True
+        return piece == b" " and self._spot.text.in_word  # and not a second one
 
     def accept(self, piece: bytes) -> None:
         """Step over the bytes of a token; over refused ones as well, behind which all is new."""
@@ -148,7 +170,8 @@ class GroundedAnswer:
         assert spot is not None  # noqa: S101 (nothing is refused leniently)
         self._spot = spot
         self._tried = (b"", spot)
-        if piece.strip():
+        begun = self._instead == self._automaton.is_in_detail and self._instead(spot.text)
+        if piece != b" " and not (begun and not self._automaton.has_detail(spot.text)):
             self._instead = None
 
     def _try(self, piece: bytes) -> _Spot | None:
@@ -184,7 +207,9 @@ class GroundedAnswer:
         if self._automaton.is_astray(spot.text):
             return None
         left = self._left(spot)
-        return spot if left >= _NEAR_END or self._automaton.to_end(spot.text) <= left else None
+        # Behind the limit only where the text is one of several that the schema allows there.
+        is_far = left >= _NEAR_END or left < 0
+        return spot if is_far or self._automaton.to_end(spot.text) <= left else None
 
     def _left(self, spot: _Spot) -> int:
         limit = self._limits[spot.key]

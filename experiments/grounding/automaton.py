@@ -19,7 +19,9 @@ _NAMES = (Kind.MODEL, Kind.SAID_NAME, Kind.FOREIGN)
 _LONGEST = 64
 """More characters than any term has."""
 _TELLING = 3
-"""From so many letters on it is taken for granted which word has begun."""
+"""From so many letters on it is taken for granted which word has begun ..."""
+_TELLING_PLACE = 2
+"""... and from so many behind an `en`."""
 
 
 class Automaton:
@@ -190,8 +192,8 @@ class Automaton:
         )
 
     def is_in_figure(self, state: State) -> bool:
-        """Whether the text ends inside a figure, or just behind one."""
-        return bool(state.figures) or state.before in (Before.PRICE, Before.NUMBER)
+        """Whether the text ends inside a figure, just behind one, or in a name that has one."""
+        return state.must or state.before in (Before.PRICE, Before.NUMBER)
 
     def offers_detail(self, state: State, text: str) -> bool:
         """Whether a text begins with a detail of some row, and the vehicles named have others."""
@@ -200,7 +202,7 @@ class Automaton:
         node: Node | None = self._details
         for character in text:
             node = node.next(character) if node is not None else None
-        return node is not None and node.depth >= _TELLING
+        return node is not None and node.depth >= self._telling(state)
 
     def is_in_detail(self, state: State) -> bool:
         """Whether the text ends inside a detail of the vehicle that was named."""
@@ -208,6 +210,17 @@ class Automaton:
             node.kind is Kind.DETAIL and self._vouches(node, state)
             for node in (*state.longer, *state.words)
         )
+
+    def has_detail(self, state: State) -> bool:
+        """Whether a detail of the vehicle that was named has just become complete."""
+        return any(
+            node.kind is Kind.DETAIL and node.term is not None and self._vouches(node, state)
+            for node in (*state.longer, *state.words)
+        )
+
+    @staticmethod
+    def _telling(state: State) -> int:
+        return _TELLING_PLACE if state.before is Before.WHERE else _TELLING
 
     def is_astray(self, state: State) -> bool:
         """Whether the text has begun another vehicle's detail, a place mostly.
@@ -218,9 +231,9 @@ class Automaton:
         nodes = (*state.longer, *state.words)
         return (
             state.in_word
-            and state.is_capital
+            and (state.is_capital or state.before is Before.WHERE)
             and state.is_named
-            and any(n.kind is Kind.DETAIL and n.depth >= _TELLING for n in nodes)
+            and any(n.kind is Kind.DETAIL and n.depth >= self._telling(state) for n in nodes)
             and not any(self._vouches(node, state) for node in nodes)
         )
 
@@ -341,6 +354,8 @@ class Automaton:
                 return state._replace(before=Before.DOLLARS)
             case Kind.NUMERAL:
                 return state._replace(before=Before.NUMERAL)
+            case Kind.WHERE:
+                return state._replace(before=Before.WHERE)
             case _:
                 return state._replace(before=Before.TEXT)
 

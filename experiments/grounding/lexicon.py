@@ -21,6 +21,7 @@ _WORDS: dict[Kind, tuple[str, ...]] = {
     Kind.DOLLARS: ("dólares", "dolares", "us", "usd", "verdes"),
     Kind.SCALE: ("mil", "millón", "millon", "millones", "melón", "melones"),
     Kind.SCALE_BEHIND: ("palo", "palos", "k", "m"),
+    Kind.WHERE: ("en",),
     Kind.NUMERAL: (
         "un", "una", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve",
         "diez", "once", "doce", "trece", "catorce", "quince", "veinte", "veinticinco", "treinta",

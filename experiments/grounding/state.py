@@ -15,6 +15,8 @@ class Before(Enum):
     PRICE = auto()
     NUMBER = auto()
     NUMERAL = auto()
+    WHERE = auto()
+    """`en`: a place may follow."""
     GLUED = auto()
     """A number and a point, a comma: one more digit would make another number of it."""
     PESOS = auto()

@@ -31,6 +31,8 @@ class Kind(Enum):
     """The same, if a number stands before: `palos`, `k`."""
     NUMERAL = auto()
     """Numbers in words."""
+    WHERE = auto()
+    """`en`, behind which places are."""
 
 
 class Term(NamedTuple):

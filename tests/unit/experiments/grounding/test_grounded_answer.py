@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from experiments.grounding.answer import GroundedAnswer, grounded_answer
+from experiments.grounding.answer import GroundedAnswer, grounded_answer, watched
 from tests.unit.experiments.grounding.conftest import PROMPT
 
 SCHEMA = json.dumps(
@@ -100,7 +100,34 @@ def test_a_refused_place_is_replaced_by_a_place():
     assert passes(said("X").split(b"X")[0] + b"Kia K5 2014, ta en", judge=judge)
     assert not judge.allows(b" Santo")
     assert not judge.allows(b" Precio")
-    assert judge.allows(b" Moca")
+    assert judge.allows(b" Mo")
+    judge.accept(b" Mo")
+    assert not judge.allows(b"to")
+    assert judge.allows(b"ca")
+    judge.accept(b"ca")
+    assert judge.allows(b" ya")
+
+
+def test_a_place_is_not_begun_that_cannot_be_finished():
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Kia K5 2014 est\xc3\xa1 en", judge=judge)
+    assert not judge.allows(b" La")
+    assert not judge.allows(b" la")
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Lexus RX 350 2021 est\xc3\xa1 en", judge=judge)
+    assert judge.allows(b" La")
+
+
+def test_spaces_do_not_put_off_a_figure():
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Kia K5 2014 tiene", judge=judge)
+    assert not judge.allows(b" 93")
+    assert judge.allows(b" ")
+    judge.accept(b" ")
+    assert not judge.allows(b" ")
+    assert not judge.allows(b"  ")
+    assert not judge.allows(b"Precio")
+    assert judge.allows(b"8")
 
 
 def test_a_token_that_others_refuse_leaves_the_judge_as_it_was():
@@ -149,6 +176,36 @@ def test_a_broken_block_is_logged_without_its_text(caplog):
         "1 lines of an inventory block ar"
     ]
     assert "secreto" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        ({"type": "string", "maxLength": 9}, 9),
+        ({"type": ["string", "null"]}, None),
+        ({"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 7}]}, 7),
+        ({"$ref": "#/$defs/text"}, 5),
+        ({"type": "array", "items": {"$ref": "#/$defs/text"}}, 5),
+    ],
+)
+def test_free_strings_of_clients_schemas_are_found(value, limit):
+    schema = {"properties": {"a": value}, "$defs": {"text": {"type": "string", "maxLength": 5}}}
+    assert watched(json.dumps(schema)).limits == {"a": limit}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"enum": ["2019"]},
+        {"type": "string", "const": "RD$5"},
+        {"type": "number"},
+        {"type": "object", "properties": {"2019": {"type": "string"}}},
+        {"$ref": "#/$defs/loop"},
+    ],
+)
+def test_what_an_answer_cannot_avoid_is_not_watched(value):
+    schema = {"properties": {"a": value}, "$defs": {"loop": {"$ref": "#/$defs/loop"}}}
+    assert watched(json.dumps(schema)).limits == {}
 
 
 def test_answers_without_a_schema_are_not_watched():
