@@ -58,7 +58,7 @@ _R = TypeVar("_R")
 _INLINE_CHARS = 20_000
 """Longer conversations are tokenised off the event loop."""
 _INLINE_ROWS_CHARS = 3_000
-"""Inventories of longer ones are read off it: some 0.2 ms a row, once for each."""
+"""Inventories of longer ones are read off it: some 0.15 ms a row, once for each."""
 
 
 class AssistantProfile(Protocol):

@@ -247,4 +247,4 @@ def test_a_judge_is_made_in_a_moment_and_costs_little_a_token():
     started = time.perf_counter()
     for _ in range(100):
         answer()
-    assert (time.perf_counter() - started) / 100 < 0.02  # 0.1 ms where nothing else runs
+    assert (time.perf_counter() - started) / 100 < 0.02  # 0.03 ms where nothing else runs
