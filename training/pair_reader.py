@@ -9,31 +9,30 @@ ten times as many messages per second, by the same formulas as in the network:
 * the first layer's feed-forward part reads each token with the one before and adds to its values;
 * two heads of the second layer average those values, a matrix mixes them, the classes read the sum.
 
-`wire` and `wire_reader` make a network of it that answers the same.
+`wire` and `skills.wire_reader` make a network of it that answers the same.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM
 
 from training.warm_start import LABEL_SMOOTHING, epoch_batches, gram_table, pack_kept
 from training.wiring import CODE, CODE_NORM, Layout
 
-MAX_UNITS = 256
-"""Of the first feed-forward part; a network's others are left to what it learns later."""
+logger = logging.getLogger(__name__)
+
 _BATCH = 512
-_RATE = 3e-3
+_RATE = 8e-3
 _WARMUP_STEPS = 40
+_REPORT_STEPS = 100
 _TOKEN_DROPOUT = 0.1
 """Share of tokens left out at random, so that no single word decides."""
-_UNIT_DROPOUT = 0.2
+_UNIT_DROPOUT = 0.1
 """Share of a pair's units left out at random."""
-_FIRST_AVERAGING_HEAD = 1
-"""Of the second layer, whose head before it copies."""
 _MIX = 2.0
 """What the second average counts for at first, against the first one."""
 
@@ -117,6 +116,10 @@ def train_pair_reader(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if (step + 1) % _REPORT_STEPS == 0:
+            logger.info(
+                "Pairs: step %d/%d, loss %.3f", step + 1, len(batches), float(loss.detach())
+            )
     with torch.no_grad():
         return PairReader(*(part.detach() for part in trained.reader()))
 
@@ -147,6 +150,11 @@ class _Trained:
         self._shared = learnt(max(1, n_grams), n_values + CODE, 0.02)
         self._gate = learnt(n_units, width, width**-0.5)
         self._up = learnt(n_units, width, width**-0.5)
+        with torch.no_grad():
+            # Nothing is learnt about what a reader does not see, but a network does.
+            for weight in (self._gate, self._up):
+                weight[:, plan.recent] = 0
+                weight[:, plan.copied] = 0
         self._down = torch.nn.Parameter(torch.zeros(n_values, n_units))
         self._mix = torch.nn.Parameter(_MIX * torch.eye(n_values))
         self._head = learnt(n_classes, n_values, n_values**-0.5)
@@ -251,26 +259,3 @@ def reader_logits(
     final = out[segments.starts + segments.lengths - 1]
     final = final + functional.pad(second @ reader.mix.T, (0, width - values.stop))
     return normed(final)[:, values] @ reader.head.T
-
-
-def wire_reader(network: LlamaForCausalLM, reader: PairReader, plan: Layout) -> None:
-    """Let a network that is wired with the reader's embeddings answer as the reader does.
-
-    Args:
-        network: After `wire`. Units of its first feed-forward part beyond the reader's stay as they
-            are, and write nothing yet.
-        reader: Weights that were trained before; its `head` belongs into the output's rows.
-        plan: What the dimensions of the embeddings are for.
-    """
-    width = network.config.head_dim
-    n_units, n_values = len(reader.gate), plan.values.stop
-    first, second = network.model.layers[0].mlp, network.model.layers[1].self_attn
-    start = _FIRST_AVERAGING_HEAD * width
-    index = torch.arange(n_values)
-    with torch.no_grad():
-        first.gate_proj.weight[:n_units] = reader.gate
-        first.up_proj.weight[:n_units] = reader.up
-        first.down_proj.weight[plan.values, :n_units] = reader.down
-        second.v_proj.weight[start : start + n_values] = 0
-        second.v_proj.weight[start + index, index] = 1
-        second.o_proj.weight[plan.values, start : start + n_values] = reader.mix

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from training.batches import BatchPlan
@@ -26,9 +25,7 @@ from training.network import (
     load_weights,
     make_deterministic,
 )
-from training.pair_reader import MAX_UNITS, train_pair_reader, wire_reader
-from training.warm_start import train_bag_of_tokens
-from training.wiring import can_be_wired, layout, token_codes, wire
+from training.skills import begin_with_skills
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +96,7 @@ def train(
     elif config.base is not None:
         load_weights(network, config.base)
     elif data.bags and config.optim.warm_start_epochs:
-        _begin_with_skills(network, data, config)
+        begin_with_skills(network, data, config)
     batches = StepBatches(data, config.optim, seed=config.seed)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
@@ -132,51 +129,6 @@ def train(
         tokens_seen=state.tokens_seen,
         wall_s=time.monotonic() - started,
     )
-
-
-def _begin_with_skills(network: LlamaForCausalLM, data: TrainingSet, config: TrainConfig) -> None:
-    """Start as a small classifier that can copy; what is trained first takes minutes."""
-    if not can_be_wired(network):
-        logger.info("The network has another shape than a wired start needs: it begins at random")
-        return
-    messages, labels = zip(*data.bags, strict=True)
-    width, eps = config.model.hidden_size, config.model.norm_eps
-    plan = layout(width)
-    codes = token_codes(config.tokenizer.vocab_size, hidden_size=width, seed=config.seed)
-    split = len(data.around) - data.n_after
-    if config.optim.warm_start == "pairs":
-        reader = train_pair_reader(
-            messages,
-            labels,
-            before=data.around[:split],
-            after=data.around[split:],
-            pieces=data.pieces,
-            codes=codes,
-            plan=plan,
-            n_units=min(MAX_UNITS, config.model.intermediate_size),
-            norm_eps=eps,
-            n_epochs=config.optim.warm_start_epochs,
-            seed=config.seed,
-        )
-        wire(network, reader.embeddings, seed=config.seed)
-        wire_reader(network, reader, plan)
-        head = functional.pad(reader.head, (0, width - plan.values.stop))
-    else:
-        bag = train_bag_of_tokens(
-            messages,
-            labels,
-            around=data.around,
-            pieces=data.pieces,
-            codes=codes,
-            n_values=plan.values.stop,
-            norm_eps=eps,
-            n_epochs=config.optim.warm_start_epochs,
-            seed=config.seed,
-        )
-        wire(network, bag.embeddings, seed=config.seed)
-        head = bag.head
-    with torch.no_grad():
-        network.lm_head.weight[list(data.label_ids)] = head
 
 
 def mean_loss(

@@ -5,7 +5,7 @@ orders of words by heart before it does. A classifier that averages token embedd
 words in a minute (Joulin et al. 2017, "Bag of tricks for efficient text classification", eq. 1);
 sharing the vectors of character n-grams between tokens lets a rare or misspelt one take after
 those that look like it (Bojanowski et al. 2017, "Enriching word vectors with subword information",
-section 3.2). The network starts as that classifier: see `network.begin_as_bag`.
+section 3.2). The network starts as that classifier: see `skills`.
 """
 
 import unicodedata

@@ -143,15 +143,24 @@ def _look_back(
     sharpness: float,
     unit: float,
 ) -> None:
-    """Let a head's scores depend on the distance only: sharpness x sum of weighted cosines."""
+    """Let a head's scores depend on the distance only: sharpness x sum of weighted cosines.
+
+    The pair that does not rotate takes their maximum off. Scores are multiplied by how short the
+    vectors of the two tokens are; a maximum of 0 stays one, any other would let the head look for
+    short vectors instead.
+    """
     width = 2 * len(weights)
     scale = math.sqrt(sharpness * math.sqrt(width)) / unit
     rows = head * width + torch.arange(len(weights))
     query, key = attention.q_proj.weight, attention.k_proj.weight
     key[head * width : (head + 1) * width] = 0
+    weights = weights.clone()
+    weights[-1] = 0
     query[rows, plan.constant] = scale * weights
     key[rows, plan.constant] = scale * weights * torch.cos(phases)
     key[rows + len(weights), plan.constant] = scale * weights * torch.sin(phases)
+    query[rows[-1], plan.constant] = -scale * weights.pow(2).sum()
+    key[rows[-1], plan.constant] = scale
 
 
 def _carry(

@@ -13,9 +13,9 @@ from training.pair_reader import (
     PairReader,
     reader_logits,
     train_pair_reader,
-    wire_reader,
     with_markup,
 )
+from training.skills import wire_reader
 from training.wiring import CODE_NORM, layout, token_codes, wire
 
 BEFORE, AFTER = [1, 2], [3, 4]

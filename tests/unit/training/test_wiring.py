@@ -103,6 +103,24 @@ def test_it_repeats_what_followed_before(network: LlamaForCausalLM, n_tokens: in
 
 
 @torch.inference_mode()
+def test_the_token_before_is_found_among_vectors_of_any_length() -> None:
+    plan = layout(256)
+    generator = torch.Generator().manual_seed(4)
+    embeddings = token_codes(N_TOKENS, hidden_size=256, seed=3)
+    lengths = torch.rand(N_TOKENS, 1, generator=generator) * 0.6
+    embeddings[:, plan.values] = lengths * torch.randn(
+        N_TOKENS, plan.values.stop, generator=generator
+    )
+    torch.manual_seed(7)
+    network = build_network(config()).eval()
+    wire(network, embeddings, seed=9)
+    ids = torch.randperm(N_TOKENS, generator=generator)[:200]
+    stream = network.model(ids.unsqueeze(0), output_hidden_states=True).hidden_states[1][0]
+    noted, before = stream[1:, plan.previous], embeddings[ids[:-1], plan.identity]
+    assert functional.cosine_similarity(noted, before).min() > 0.8
+
+
+@torch.inference_mode()
 def test_layers_beyond_the_second_change_nothing_yet(network: LlamaForCausalLM) -> None:
     ids = torch.arange(20).unsqueeze(0) + 200
     states = network.model(ids, output_hidden_states=True)
