@@ -122,23 +122,31 @@ class AnswerTree:
                     return node
         return None
 
-    def propose(self, start: Node, n: int, *, strays: bool) -> Draft:
+    def propose(self, start: Node, n: int, *, strays: bool, forces: bool = False) -> Draft:
         """Return at most `n` tokens behind a place, the likeliest at each step.
 
         Args:
             start: Where to begin.
             n: Bound on the length.
             strays: Whether the answer has only its last tokens in common with those there.
+            forces: Whether the answer takes what the grammar forces without drawing it.
         """
         rates = self._stray_rates if strays else self._rates
         node, chance = start, 1.0
         tokens: list[int] = []
         chances: list[float] = []
+        quiet: list[int] = []
+        n_quiet = 0
         while node.branches and len(tokens) < n:
             token, branch = _likeliest(node)
             chance *= rates[_class(branch)] * branch.count / node.count
             if chance < _MIN_CHANCE:
                 break
+            if forces and branch.forced:
+                n_quiet = len(branch.forced)
+            if n_quiet:
+                quiet.append(len(tokens))
+                n_quiet -= 1
             tokens.append(token)
             chances.append(chance)
             node = branch
@@ -146,7 +154,7 @@ class AnswerTree:
             # The last token is drawn from the row before it; its own would tell nothing.
             tokens.pop()
             chances.pop()
-        return Draft("answers", tuple(tokens), tuple(chances))
+        return Draft("answers", tuple(tokens), tuple(chances), frozenset(quiet))
 
     def learn_from_stray(self, start: Node, draft: Draft, n_right: int) -> None:
         """Learn how a guess from last tokens turned out, where nearly all had gone one way.
@@ -181,10 +189,12 @@ class Recall:
     Args:
         tree: Answers like the one that is expected.
         n_prompt: Tokens before the answer.
+        forces: Whether the answer takes what its grammar forces without drawing it.
     """
 
-    def __init__(self, tree: AnswerTree, n_prompt: int) -> None:
+    def __init__(self, tree: AnswerTree, n_prompt: int, *, forces: bool = False) -> None:
         self._tree = tree
+        self._forces = forces
         self._n_prompt = self._n = n_prompt
         self._node: Node | None = tree.root
         self._start: Node | None = None
@@ -208,7 +218,8 @@ class Recall:
             self._start = self._tree.like(tokens[self._n_prompt :])
         if self._start is None:
             return NO_DRAFT
-        return self._tree.propose(self._start, n, strays=self._strays)
+        forces = self._forces and not self._strays
+        return self._tree.propose(self._start, n, strays=self._strays, forces=forces)
 
     def record(self, draft: Draft, n_right: int) -> None:
         """Learn how the latest guess turned out, as far as it was computed."""

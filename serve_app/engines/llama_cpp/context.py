@@ -39,7 +39,9 @@ class Rows(NamedTuple):
     """Position of the first token."""
     tokens: list[int]
     outputs: int
-    """How many of the last rows get logits."""
+    """How many of the last rows get logits, without those that are quiet."""
+    quiet: tuple[int, ...] = ()
+    """Places of rows that get none in between."""
 
 
 class Context:
@@ -197,6 +199,8 @@ class _BatchArrays:
             self._tokens[row:end] = part.tokens
             self._positions[row:end] = np.arange(part.start, part.start + len(part.tokens))
             self._seq_ids[row:end] = part.seq_id
-            self._outputs[end - part.outputs : end] = 1
+            self._outputs[end - part.outputs - len(part.quiet) : end] = 1
+            for place in part.quiet:
+                self._outputs[row + place] = 0
             row = end
         self.struct.n_tokens = n_rows

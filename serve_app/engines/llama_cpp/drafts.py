@@ -30,12 +30,20 @@ class Draft(NamedTuple):
     tokens: tuple[int, ...]
     chances: tuple[float, ...]
     """How likely each is right, and all those before it."""
+    quiet: frozenset[int] = frozenset()
+    """Places of tokens behind which nothing is drawn, so that their rows need no logits."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows that need logits."""
+        return len(self.tokens) - len(self.quiet)
 
     def cut(self, n: int) -> "Draft":
         """Return the first `n` tokens of it."""
         if n >= len(self.tokens):
             return self
-        return Draft(self.source, self.tokens[:n], self.chances[:n])
+        quiet = frozenset(place for place in self.quiet if place < n)
+        return Draft(self.source, self.tokens[:n], self.chances[:n], quiet)
 
 
 GUESS_SOURCES = ("answers", "prompt")

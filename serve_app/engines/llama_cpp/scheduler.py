@@ -27,7 +27,7 @@ class Part:
     job: Job
     n_tokens: int
     n_outputs: int
-    """Of the last tokens and guesses, how many get logits; a guess needs them."""
+    """Of the last tokens and guesses, how many get logits; quiet guesses get none."""
     draft: Draft = NO_DRAFT
     n_blanks: int = 0
     """Rows that are computed for nothing, because the step is faster with them."""
@@ -152,12 +152,11 @@ class Scheduler:
         outputs = self._n_outputs - sum(part.n_outputs for part in parts) - len(others)
         outputs = max(0, min(outputs, room))
         hope = max(part.job.guess_rate for part in parts)
-        if not blanks and not hope:
+        # A guess that is surely made costs less than finding out whether it could pay.
+        if hope < 1 and not self._spare(parts, n_rows, [hope] * outputs, room, blanks=blanks):
             return parts
-        spare = self._spare(parts, n_rows, [hope] * outputs if hope else [], room, blanks=blanks)
-        if not spare:
-            return parts
-        drafts = [part.job.draft(min(_MAX_DRAFT, outputs)) for part in parts] if hope else []
+        n_draft = min(_MAX_DRAFT, outputs)
+        drafts = [part.job.draft(n_draft) for part in parts] if hope and n_draft else []
         guesses = sorted(
             (_Guess(chance, at) for at, draft in enumerate(drafts) for chance in draft.chances),
             reverse=True,
@@ -226,7 +225,7 @@ class _Guess(NamedTuple):
 
 
 def _with_draft(part: Part, draft: Draft) -> Part:
-    return Part(part.job, part.n_tokens, part.n_outputs + len(draft.tokens), draft)
+    return Part(part.job, part.n_tokens, part.n_outputs + draft.n_outputs, draft)
 
 
 def _part(job: Job, rows: int, outputs: int) -> Part | None:

@@ -131,7 +131,8 @@ class Stepper:
         """Queue a job."""
         if self._memory is not None:
             job.tree = self._memory.tree(job.kind)
-            job.sources.append(Recall(job.tree, job.n_prompt))
+            forces = job.grammar is not None and job.params.logprobs is None
+            job.sources.append(Recall(job.tree, job.n_prompt, forces=forces))
         if self._tricks.prompt_lookup and job.params.temperature == 0:
             job.sources.append(Lookup(job.tokens, job.max_length))
         self.scheduler.waiting.add(job)
@@ -212,7 +213,7 @@ class Stepper:
             self._resync(part.job)
         for part in parts:
             n_tokens = min(part.n_tokens, part.job.n_pending)
-            part = Part(part.job, n_tokens, min(part.n_outputs - part.n_guesses, n_tokens))
+            part = Part(part.job, n_tokens, min(part.n_outputs - part.draft.n_outputs, n_tokens))
             if len(parts) > 1 and self.context.decode(_rows(part)) == 0:
                 self._n_failed_steps = 0
                 self._take([part])
@@ -233,7 +234,7 @@ class Stepper:
             if job.seq_id is not None:
                 self.pool.grew(job.seq_id, part.n_rows)
             job.n_past += part.n_tokens
-            first_output = row + part.n_tokens + part.n_guesses - part.n_outputs
+            first_output = row + part.n_tokens + part.draft.n_outputs - part.n_outputs
             row += part.n_rows
             block = None
             if logits is not None and part.n_outputs:
@@ -253,16 +254,14 @@ class Stepper:
         reason: FinishReason | None = None
         if logits is not None:
             if job.wants_prompt_logprobs:
-                self._read_prompt(job, job.n_past + part.n_guesses - part.n_outputs, logits)
+                self._read_prompt(job, job.n_past + part.draft.n_outputs - part.n_outputs, logits)
             if not job.n_pending:
                 if len(job.tokens) == job.n_prompt:
                     self.counters.prompt_tokens += job.n_prompt
                     self.counters.cached_tokens += job.answer.cached_tokens
                 begin = len(job.tokens)
-                rows = logits[len(logits) - part.n_guesses - 1 :]
-                written = self._writer.write(
-                    job, rows, row + len(logits) - len(rows), part.draft.tokens
-                )
+                before = len(logits) - part.draft.n_outputs - 1
+                written = self._writer.write(job, logits[before:], row + before, part.draft)
                 reason = written.finish_reason
                 self.counters.completion_tokens += len(job.tokens) - begin
                 self.counters.forced_tokens += written.n_forced
@@ -319,7 +318,8 @@ class Stepper:
 def _rows(part: Part) -> list[Rows]:
     job = part.job
     tokens = [*job.tokens[job.n_past : job.n_past + part.n_tokens], *part.draft.tokens]
-    rows = [Rows(_sequence(job), job.n_past, tokens, part.n_outputs)]
+    quiet = tuple(part.n_tokens + place for place in part.draft.quiet)
+    rows = [Rows(_sequence(job), job.n_past, tokens, part.n_outputs, quiet)]
     if part.n_blanks:
         start = job.n_past + len(tokens)
         rows.append(Rows(_sequence(job), start, [tokens[-1]] * part.n_blanks, 0))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from serve_app.engines.llama_cpp.channel import Outbox
 from serve_app.engines.llama_cpp.context import Context
+from serve_app.engines.llama_cpp.drafts import Draft
 from serve_app.engines.llama_cpp.job import Job
 from serve_app.engines.llama_cpp.logprobs import token_logprob
 from serve_app.engines.llama_cpp.sampling import TokenSampler
@@ -43,21 +44,19 @@ class Writer:
         self._outbox = outbox
         self._n_ctx = n_ctx
 
-    def write(
-        self, job: Job, logits: NDArray[np.float32], row: int, guesses: tuple[int, ...]
-    ) -> Written:
+    def write(self, job: Job, logits: NDArray[np.float32], row: int, draft: Draft) -> Written:
         """Draw tokens for as long as the guesses were right.
 
         Args:
             job: All its tokens are computed, and the guesses behind them.
-            logits: (len(guesses) + 1, n_vocab) float32.
+            logits: (draft.n_outputs + 1, n_vocab) float32.
             row: Batch index of the first of them.
-            guesses: Tokens that were computed on suspicion.
+            draft: Tokens that were computed on suspicion.
 
         Raises:
             EngineFailed: If no token can be drawn.
         """
-        run = _Run(job, guesses, self._vocabulary, self._outbox)
+        run = _Run(job, draft.tokens, self._vocabulary, self._outbox)
         if len(job.tokens) >= job.max_length:  # nothing to generate
             run.finish_reason = "length"
             return run.close()
@@ -67,10 +66,11 @@ class Writer:
             forced = sampler.forced
             if forced:
                 self._force(forced, sampler, run)
-            elif run.follows:
-                self._draw(sampler, run, logits[run.n], row + run.n, best[run.n])
-            else:
+                continue
+            if not run.follows or run.n - 1 in draft.quiet:
                 break
+            at = run.n - sum(place < run.n for place in draft.quiet)
+            self._draw(sampler, run, logits[at], row + run.n, best[at])
         return run.close()
 
     def _force(self, tokens: tuple[int, ...], sampler: TokenSampler, run: "_Run") -> None:

@@ -150,3 +150,14 @@ def test_memory_of_few_tokens_is_still_of_use_and_stays_small():
         assert engine.stats().right_by_source["answers"] > 0
     finally:
         asyncio.run(engine.close())
+
+
+def test_answers_with_and_without_log_probabilities_remember_each_other():
+    # Only the latter take forced text undrawn, so their tokens may be others for the same text.
+    text = QUESTIONS[0]
+    requests = [okla_request(text, logprobs=n) for n in (None, 1, None, 1, 1, None, None)]
+    plain, _ = in_turn(OKLA, PLAIN, requests)
+    recalled, stats = in_turn(OKLA, REMEMBERS, requests)
+    assert [answer.text for answer in recalled] == [answer.text for answer in plain]
+    assert [len(answer.logprobs) for answer in recalled] == [len(a.logprobs) for a in plain]
+    assert stats[-1].right_by_source["answers"] > 0

@@ -61,6 +61,21 @@ def test_the_last_token_of_an_answer_that_its_grammar_ends_needs_no_row():
     assert propose(tree, [1, 2]).tokens == ()
 
 
+def test_rows_before_forced_tokens_need_no_logits():
+    tree = tree_of(*[[1, 2, 3, 4, 5]] * 9)
+    tree.root.branches[1].branches[2].forced = (3, 4)
+    drawn, forced = (
+        Recall(tree, len(PROMPT), forces=forces).propose([*PROMPT, 1], 9)
+        for forces in (False, True)
+    )
+    assert drawn.tokens == forced.tokens == (2, 3, 4, 5)
+    assert drawn.quiet == frozenset()
+    assert forced.quiet == {0, 1}  # 5 is drawn behind 4
+    assert forced.n_outputs == 2
+    assert forced.cut(1).quiet == {0}
+    assert forced.cut(1).n_outputs == 0
+
+
 def test_answers_that_go_new_ways_make_known_ways_less_likely():
     steady, fickle = AnswerTree(), AnswerTree()
     for number in range(60):
