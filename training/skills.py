@@ -8,9 +8,19 @@ from transformers import LlamaForCausalLM
 
 from training.config import TrainConfig
 from training.exercises import TrainingSet
-from training.pair_reader import PairReader, train_pair_reader
+from training.pair_reader import GROWTH, PairReader
+from training.pair_training import train_pair_reader
 from training.warm_start import train_bag_of_tokens
-from training.wiring import Layout, can_be_wired, layout, token_codes, wire
+from training.wiring import (
+    BAG_HEADS,
+    Layout,
+    can_be_wired,
+    layout,
+    look_through_window,
+    token_codes,
+    window,
+    wire,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +52,13 @@ def begin_with_skills(network: LlamaForCausalLM, data: TrainingSet, config: Trai
         reader = train_pair_reader(
             messages,
             labels,
-            before=data.around[:split],
+            before=[data.around[:split], *_openings(data, split)],
             after=data.around[split:],
+            window=window(
+                config.model.context_length,
+                head_dim=config.model.head_dim,
+                rope_theta=config.model.rope_theta,
+            ),
             pieces=data.pieces,
             codes=codes,
             plan=plan,
@@ -94,3 +109,14 @@ def wire_reader(network: LlamaForCausalLM, reader: PairReader, plan: Layout) -> 
         second.v_proj.weight[start : start + n_values] = 0
         second.v_proj.weight[start + index, index] = 1
         second.o_proj.weight[plan.values, start : start + n_values] = reader.mix
+        attention = network.model.layers[0].self_attn
+        rms = float(reader.embeddings.pow(2).mean(1).sqrt().median())
+        look_through_window(attention, plan, range(BAG_HEADS), rms)
+        heads = range(_FIRST_AVERAGING_HEAD, _FIRST_AVERAGING_HEAD + BAG_HEADS)
+        look_through_window(second, plan, heads, GROWTH * rms)
+
+
+def _openings(data: TrainingSet, split: int) -> list[tuple[int, ...]]:
+    """Return what else may stand before a message, with the markup that opens it."""
+    markup = tuple(data.around[len(data.system_ids) : split])
+    return [(*opening, *markup) for opening in data.openings]

@@ -15,6 +15,7 @@ of those shortly before, of the one to copy, and a constant.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ _CODE_STD = 0.3
 CODE_NORM = _CODE_STD * math.sqrt(CODE)
 _CONSTANT = 1.5
 _HEADS = 4
-_BAG_HEADS = 2
+BAG_HEADS = 2
 _PREVIOUS_HEAD = 2
 _RECENT_HEAD = 3
 _PREVIOUS_SHARPNESS = 12.0
@@ -35,6 +36,9 @@ _PREVIOUS_SHARPNESS = 12.0
 _RECENT_SHARPNESS = 0.8
 _RECENT_FREQUENCIES = slice(3, 11)
 """Frequencies whose sum fades over about five tokens."""
+_WINDOW_SHARPNESS = 2.0
+_WINDOW_FREQUENCIES = slice(7, 12)
+"""Frequencies whose sum hardly falls within a message and is gone after sixty tokens."""
 _MATCH_SHARPNESS = (14.0, 10.0)
 """Scores of a place with the same token before, and of one with the same tokens shortly before."""
 _SLOWEST = 19
@@ -69,7 +73,7 @@ def can_be_wired(network: LlamaForCausalLM) -> bool:
     config = network.config
     return bool(
         config.num_key_value_heads == config.num_attention_heads == _HEADS
-        and 0 < layout(config.hidden_size).values.stop <= _BAG_HEADS * config.head_dim
+        and 0 < layout(config.hidden_size).values.stop <= BAG_HEADS * config.head_dim
         and config.head_dim // 2 > _SLOWEST
         and config.num_hidden_layers > 1
         and not config.tie_word_embeddings
@@ -107,9 +111,7 @@ def wire(network: LlamaForCausalLM, embeddings: Tensor, *, seed: int) -> None:
             layer.mlp.down_proj.weight.zero_()
         first, second = network.model.layers[0].self_attn, network.model.layers[1].self_attn
         rms = float(embeddings.pow(2).mean(1).sqrt().median())
-        rates = config.rope_parameters["rope_theta"] ** (
-            -torch.arange(0, width, 2, dtype=torch.float32) / width
-        )
+        rates = _rates(width, config.rope_parameters["rope_theta"])
         _average(first, plan, width)
         unit = _CONSTANT / rms  # of the constant after normalisation
         everywhere = torch.ones_like(rates)
@@ -124,11 +126,40 @@ def wire(network: LlamaForCausalLM, embeddings: Tensor, *, seed: int) -> None:
         network.lm_head.weight[:, plan.copied] = embeddings[:, plan.identity] * _READOUT
 
 
+def window(n_distances: int, *, head_dim: int, rope_theta: float) -> Tensor:
+    """Return the scores of tokens for heads that `look_through_window`, by their distance."""
+    rates, weights = _rates(head_dim, rope_theta), _window_frequencies(head_dim)
+    cosines = torch.cos(torch.arange(n_distances).unsqueeze(1) * rates) * weights
+    return _WINDOW_SHARPNESS * (cosines.sum(1) - weights.sum())
+
+
+def look_through_window(
+    attention: torch.nn.Module, plan: Layout, heads: Sequence[int], residual_rms: float
+) -> None:
+    """Let heads average the tokens of about one message, the nearer ones more."""
+    weights = _window_frequencies(attention.head_dim)
+    unit = _CONSTANT / residual_rms
+    for head in heads:
+        _look_back(attention, plan, head, weights, 0 * weights, _WINDOW_SHARPNESS, unit)
+
+
+def _window_frequencies(head_dim: int) -> Tensor:
+    weights = torch.zeros(head_dim // 2)
+    weights[_WINDOW_FREQUENCIES] = 1
+    return weights
+
+
+def _rates(head_dim: int, rope_theta: float) -> Tensor:
+    """Return by how much each pair of a head's dimensions rotates from one token to the next."""
+    rates: Tensor = rope_theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    return rates
+
+
 def _average(attention: torch.nn.Module, plan: Layout, width: int) -> None:
     """Let the first heads pass the average of the values through."""
     n_values = plan.values.stop
     values, output = attention.v_proj.weight, attention.o_proj.weight
-    values[: _BAG_HEADS * width] = 0
+    values[: BAG_HEADS * width] = 0
     index = torch.arange(n_values)
     values[index, index] = 1
     output[index, index] = 1
