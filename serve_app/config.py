@@ -593,7 +593,7 @@ class LlamaCppOptions(StrictModel):
     """Guess next tokens from earlier text where a guess costs less than it is likely to save."""
     answer_memory: bool = True
     """Guess them from earlier answers, too: those of the same model, schema and tenant."""
-    answer_memory_tokens: int = Field(default=32_768, gt=0)
+    answer_memory_tokens: int = Field(default=16_384, gt=0)
     """Tokens of answers that are kept for it; what answers have in common counts once. About 10 MB
     of memory where full."""
     preemption: bool = True
