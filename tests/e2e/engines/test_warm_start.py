@@ -81,7 +81,7 @@ async def test_next_load_reads_it_from_disk_and_answers_the_same(nano, home):
         assert engine.stats().restored_tokens_total == n_pinned
         assert second.usage.cached_tokens == first.usage.cached_tokens >= n_pinned
         assert engine.stats().step_rows_total - rows < 60
-    async with Loaded(nano, prefix_cache=False) as engine:
+    async with Loaded(nano, prefix_cache=False, disk_prefix_cache=False) as engine:
         alone = await ask(engine, question())
         assert engine.info.details["pinned_tokens"] == "0"
         assert alone.usage.cached_tokens == 0
