@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from experiments.stats.errors import InvalidStatistic, ZeroVariance
-from experiments.stats.moments import MeanStats, centred, check_finite, check_two
+from experiments.stats.moments import (
+    MeanStats,
+    centred,
+    check_finite,
+    check_products,
+    check_two,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,12 @@ class CupedStats:
                 f"metric has {self.metric.n} units, covariate {self.covariate.n}; they must be the "
                 "same units. Give units without history the covariate 0 or leave both out"
             )
+        if self.n:
+            x, y = (
+                (arm.sum, centred("sum_squares", arm.sum_squares, arm.sum, arm.n))
+                for arm in (self.metric, self.covariate)
+            )
+            check_products("sum_products", self.sum_products, self.n, x, y)
 
     @property
     def n(self) -> int:

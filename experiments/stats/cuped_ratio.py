@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from experiments.stats.comparison import Effect
 from experiments.stats.effects import EffectEstimate, welch_df
 from experiments.stats.errors import InvalidStatistic, ZeroBaseline, ZeroVariance
-from experiments.stats.moments import centred, check_count, check_finite, check_two
+from experiments.stats.moments import (
+    centred,
+    check_count,
+    check_finite,
+    check_products,
+    check_two,
+)
 
 _WIDTH = 4
 """Numerator, denominator, covariate numerator, covariate denominator, in this order."""
@@ -36,6 +42,15 @@ class CupedRatioStats:
             raise InvalidStatistic(f"products has {len(self.products)} entries; allowed: 10")
         check_finite(**{f"sums[{i}]": value for i, value in enumerate(self.sums)})
         check_finite(**{f"products[{i}]": value for i, value in enumerate(self.products)})
+        if not self.n:
+            return
+        by_pair = dict(zip(_PAIRS, self.products, strict=True))
+        spread = [
+            (total, centred(f"products of {i}", by_pair[i, i], total, self.n))
+            for i, total in enumerate(self.sums)
+        ]
+        for (i, j), product in by_pair.items():
+            check_products(f"products of {i} and {j}", product, self.n, spread[i], spread[j])
 
     @property
     def means(self) -> NDArray[np.float64]:

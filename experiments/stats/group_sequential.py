@@ -27,6 +27,10 @@ _MIN_NODES = 128
 
 _BISECTIONS = 60
 
+_MAX_LOOKS = 100
+_MIN_GAP = 1e-3
+"""Information fractions at least apart; the work grows with its inverse."""
+
 
 class Spending(StrEnum):
     """How much of alpha is spent by information fraction t."""
@@ -279,10 +283,17 @@ def _advance(
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
-    if not fractions:
-        raise ValueError("fractions is empty; allowed: at least one look")
+    if not 0 < len(fractions) <= _MAX_LOOKS:
+        raise ValueError(
+            f"fractions has {len(fractions)} looks; allowed: 1 to {_MAX_LOOKS}. To look more often "
+            "use the confidence sequence"
+        )
     for before, after in zip([0.0, *fractions], fractions, strict=False):
         if not before < after <= 1.0:
             raise ValueError(
                 f"fractions are {list(fractions)!r}; allowed: strictly increasing, above 0, up to 1"
+            )
+        if before and after - before < _MIN_GAP:
+            raise ValueError(
+                f"fractions {before!r} and {after!r} are closer than {_MIN_GAP:g}; leave one out"
             )

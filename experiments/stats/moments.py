@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol, Self
 
-from experiments.stats.errors import InvalidStatistic, TooFewUnits
+from experiments.stats.errors import InvalidStatistic, TooFewUnits, ZeroVariance
 
 _CANCELLATION = 1e-9
 """Relative size below which a negative sum of squared deviations is taken for rounding of the sums
 (summing 10^7 doubles loses about seven of sixteen digits), not for impossible input."""
+
+
+_ULP = 2.0**-53
+"""Relative rounding of a sum of squares at best."""
+_CONSTANT_ULPS = 4
+"""A spread of at most so many roundings is that of equal values ..."""
+_TRUSTED_ULPS = 1000
+"""... and from so many on its first three digits are those of the data."""
 
 
 class ArmStatistic(Protocol):
@@ -74,9 +82,18 @@ class MeanStats:
 
         Raises:
             TooFewUnits: With fewer than two units.
+            ZeroVariance: If the spread is lost in the rounding of the sums.
         """
         check_two(self.n)
-        return centred("sum_squares", self.sum_squares, self.sum, self.n) / (self.n - 1)
+        squares = centred("sum_squares", self.sum_squares, self.sum, self.n)
+        if squares <= _CONSTANT_ULPS * _ULP * self.sum_squares:
+            return 0.0
+        if squares < _TRUSTED_ULPS * _ULP * self.sum_squares:
+            raise ZeroVariance(
+                f"the spread around the mean {self.estimate!r} is lost in the rounding of "
+                "sum_squares; subtract a constant near the mean from every value first"
+            )
+        return squares / (self.n - 1)
 
     def __add__(self, other: Self) -> Self:
         return type(self)(
@@ -154,6 +171,32 @@ def centred(name: str, products: float, sum_x: float, n: int, sum_y: float | Non
             "Check that both sums cover the same units"
         )
     return 0.0
+
+
+def check_products(
+    name: str, products: float, n: int, x: tuple[float, float], y: tuple[float, float]
+) -> None:
+    """Refuse a sum of products beyond what the spreads allow (Cauchy and Schwarz).
+
+    Args:
+        name: Field to blame.
+        products: Sum of x * y.
+        n: Units, >= 1.
+        x: Sum of x, and sum of its squared deviations from the mean.
+        y: The same of y.
+
+    Raises:
+        InvalidStatistic: If the correlation would be beyond 1, and not by rounding.
+    """
+    (sum_x, squares_x), (sum_y, squares_y) = x, y
+    found = abs(centred(name, products, sum_x, n, sum_y))
+    limit = math.sqrt(squares_x) * math.sqrt(squares_y)
+    slack = _CANCELLATION * max(abs(products), abs(sum_x) * abs(sum_y) / n, limit)
+    if found > limit + slack:
+        raise InvalidStatistic(
+            f"{name} is {products!r}, which would be a correlation beyond 1: no data has that. "
+            "Check that all sums cover the same units"
+        )
 
 
 def check_count(name: str, value: int) -> None:

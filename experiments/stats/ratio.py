@@ -16,6 +16,7 @@ from experiments.stats.moments import (
     check_count,
     check_empty,
     check_finite,
+    check_products,
     check_two,
 )
 
@@ -49,13 +50,15 @@ class RatioStats:
         check_finite(**sums)
         check_empty(self.n, **sums)
         if self.n:
-            centred("sum_squares", self.sum_squares, self.sum, self.n)
-            centred(
+            squares = centred("sum_squares", self.sum_squares, self.sum, self.n)
+            of_y = centred(
                 "denominator_sum_squares",
                 self.denominator_sum_squares,
                 self.denominator_sum,
                 self.n,
             )
+            x, y = (self.sum, squares), (self.denominator_sum, of_y)
+            check_products("sum_products", self.sum_products, self.n, x, y)
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[float, float]]) -> Self:
