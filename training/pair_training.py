@@ -18,6 +18,8 @@ _BATCH = 512
 _RATE = 8e-3
 _WARMUP_STEPS = 40
 _REPORT_STEPS = 100
+_LONGEST = 96
+"""Tokens of a message that are read; memory grows with it, and no phrase is as long."""
 _TOKEN_DROPOUT = 0.1
 """Share of tokens left out at random, so that no single word decides."""
 _PLAIN_PERCENT = 50
@@ -71,7 +73,7 @@ def train_pair_reader(
     for step, batch in enumerate(batches):
         ramp = min(1.0, (step + 1) / _WARMUP_STEPS)
         optimizer.param_groups[0]["lr"] = _RATE * ramp * (1 - step / len(batches))
-        kept = pack_kept([messages[i] for i in batch], generator, dropout=_TOKEN_DROPOUT)
+        kept = pack_kept([messages[i][:_LONGEST] for i in batch], generator, dropout=_TOKEN_DROPOUT)
         segments = with_markup(*kept, after=after)
         stream = Stream("before pairs", seed, step)
         is_plain = len(before) == 1 or stream.percent(_PLAIN_PERCENT)

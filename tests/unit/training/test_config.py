@@ -10,7 +10,7 @@ from training.errors import ConfigError
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("okla-v*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("okla-*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_load_and_are_named_after_their_file(path: Path) -> None:
     assert load_config(path).name == path.stem
 
