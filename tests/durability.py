@@ -16,14 +16,17 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.events import tables
+from experiments.events.checkpoints import PAGES_AT_MOST, checkpoint_forever
 from experiments.events.group_commit import GroupCommitWriter
 from experiments.events.lag import lags
 from experiments.events.records import Event
@@ -84,7 +87,9 @@ def name_of(n: int) -> str:
 
 def write_until_killed(path: Path, again: Sequence[int], start: int, acknowledge: int) -> None:
     """Send events, first some once more, and tell the pipe which ones are acknowledged."""
-    writer = GroupCommitWriter(EventStore(path))
+    writer = GroupCommitWriter(EventStore(path, checkpoint_pages=PAGES_AT_MOST))
+    checkpoints = partial(checkpoint_forever, path, threading.Event(), period_s=0.02)
+    threading.Thread(target=checkpoints, daemon=True).start()
     pending = [(n, writer.submit([event(n)])) for n in again]
     n = start
     while True:

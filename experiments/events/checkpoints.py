@@ -16,16 +16,21 @@ logger = logging.getLogger(__name__)
 PAGES_AT_MOST = 16_000
 """Pages (of 4 KiB) in the log at which the writer steps in. A log that is written without a pause
 starts over only when nothing was written during a checkpoint; the writer's is such a one."""
-_PERIOD_S = 1.0
 
 
-def checkpoint_forever(path: Path, stop: threading.Event) -> None:
-    """Do it every second until `stop` is set. Readers and the writer are never in its way."""
-    while not stop.wait(_PERIOD_S):
+def checkpoint_forever(path: Path, stop: threading.Event, *, period_s: float = 1.0) -> None:
+    """Do it again and again until `stop` is set. Readers and the writer are never in its way.
+
+    Args:
+        path: The event file.
+        stop: Ends it.
+        period_s: Seconds between two checkpoints.
+    """
+    while not stop.wait(period_s):
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as db:
                 while not stop.is_set():
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                    stop.wait(_PERIOD_S)
+                    stop.wait(period_s)
         except sqlite3.Error as error:  # the writer would meet the same, and says it in a commit
             logger.warning("event file not checkpointed", extra={"reason": str(error)})

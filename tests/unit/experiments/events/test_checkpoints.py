@@ -11,16 +11,15 @@ from experiments.events.store import EventStore
 from tests.unit.experiments.events.builders import exposure
 
 
-def test_pages_reach_the_file_while_the_writer_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("experiments.events.checkpoints._PERIOD_S", 0.02)
+def test_pages_reach_the_file_while_the_writer_writes(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     store = EventStore(path, checkpoint_pages=1_000_000)
     store.append(exposure(f"u{n}") for n in range(5_000))
     before = path.stat().st_size
     stop = threading.Event()
-    thread = threading.Thread(target=checkpoint_forever, args=(path, stop))
+    thread = threading.Thread(
+        target=checkpoint_forever, args=(path, stop), kwargs={"period_s": 0.02}
+    )
     thread.start()
     try:
         deadline = time.monotonic() + 10
@@ -37,13 +36,14 @@ def test_pages_reach_the_file_while_the_writer_writes(
 
 
 def test_a_file_that_cannot_be_read_is_tried_again_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("experiments.events.checkpoints._PERIOD_S", 0.01)
     path = tmp_path / "events.db"
     path.write_bytes(b"no database at all, but long enough to be one " * 50)
     stop = threading.Event()
-    thread = threading.Thread(target=checkpoint_forever, args=(path, stop))
+    thread = threading.Thread(
+        target=checkpoint_forever, args=(path, stop), kwargs={"period_s": 0.02}
+    )
     thread.start()
     deadline = time.monotonic() + 5
     while len(caplog.records) < 2:
