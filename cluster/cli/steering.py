@@ -110,11 +110,13 @@ def print_history(
         faults: Decides all of them again; None if that is not asked for.
         as_json: Whether to print JSON.
     """
+    from experiments.steering.journal import end_faults
+
     with told():
-        journal.require()
+        state = journal.require()
         kept = journal.records()
         rows = [row_of(item) for item in kept]
-    found = None if faults is None else faults(kept)
+    found = None if faults is None else faults(kept) + end_faults(state, kept)
     if as_json:
         print_json({"decisions": rows} | ({} if found is None else {"faults": found}))
     else:

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from experiments.decision.codec import UnreadableRecord, from_json, to_json
 from experiments.steering.errors import ControllerBusy, NothingYet, SteeringError
-from experiments.steering.records import D, Decided, DecisionRecord, O, S
+from experiments.steering.records import D, Decided, DecisionRecord, O, S, Standing
 from experiments.whole_file import write_whole
 
 R = TypeVar("R", bound=DecisionRecord[Any, Any, Any])
@@ -141,6 +141,19 @@ class DecisionJournal(Generic[S, O, D]):
                 raise SteeringError(f"{path}: {error}") from error
             found.append(Kept(path, record, hashlib.sha256(content).hexdigest()))
         return found
+
+
+def end_faults(state: Standing, kept: Sequence[Kept[R]]) -> list[str]:
+    """Look for the record that the controller wrote last; return what does not hold.
+
+    Args:
+        state: Read before the records, so that there may be newer ones.
+        kept: All records.
+    """
+    last = state.previous_sha256
+    if not last or last in {one.sha256 for one in kept}:
+        return []
+    return ["the last record is not as the controller wrote it, or was taken away"]
 
 
 def faults_of(kept: Sequence[Kept[R]], again: Callable[[R], Decided | None]) -> list[str]:

@@ -20,6 +20,7 @@ def to_document(analysis: Analysis) -> dict[str, Any]:
     """Return the analysis as plain data with no NaN and no infinity."""
     decision, evidence = analysis.decision, analysis.evidence
     health = evidence.health
+    score = decision.score if decision.is_valid else None
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": analysis.experiment,
@@ -29,7 +30,7 @@ def to_document(analysis: Analysis) -> dict[str, Any]:
         "verdict": decision.verdict.value,
         "reasons": [_plain(asdict(reason)) for reason in decision.reasons],
         "checks": [_plain(asdict(check)) for check in decision.checks],
-        "score": None if decision.score is None else _plain(asdict(decision.score)),
+        "score": None if score is None else _plain(asdict(score)),
         "units_left": decision.units_left,
         "days_left": decision.days_left,
         "alpha": evidence.alpha,

@@ -69,6 +69,19 @@ def test_history_has_every_decision_and_replays_it(
     assert "the evidence gives roll_back, the file says pause" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("harm", ["edited", "removed"])
+def test_the_replay_misses_the_last_decision_where_it_was_tampered_with(
+    taken_back: Journal, capsys: pytest.CaptureFixture[str], harm: str
+) -> None:
+    (kept,) = taken_back.records()
+    if harm == "removed":
+        kept.path.unlink()
+    else:  # not in a way that changes what follows from it
+        kept.path.write_bytes(kept.path.read_bytes() + b"\n")
+    assert run(["canary", "history", "exp", "--replay"]) == 1
+    assert "the last record is not as the controller wrote it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -271,6 +271,8 @@ def test_a_report_of_bad_data_says_so_in_red(
     shown = capsys.readouterr().out
     assert "INVALID" in shown
     assert "score (" not in shown
+    assert run(["exp", "show", "exp", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] is None
 
 
 def test_the_gateways_configuration_in_force_declares_by_default(
