@@ -21,7 +21,11 @@ def relative(found: dict[str, float]) -> dict[str, float]:
 
 
 async def test_gateway_costs_no_more_cpu_than_it_did(tmp_path: Path) -> None:
-    assert beyond(relative(await costs(tmp_path)), CPU_BOUNDS) == {}
+    for attempt in range(3):  # what the code costs, it costs every time; a neighbour comes and goes
+        found = beyond(relative(await costs(tmp_path / str(attempt))), CPU_BOUNDS)
+        if not found:
+            return
+    pytest.fail(f"beyond the bounds three times, last {found}")
 
 
 async def test_guard_of_cpu_fails_where_every_request_costs_twice_as_much(
