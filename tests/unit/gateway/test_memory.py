@@ -2,7 +2,10 @@
 
 import gc
 import json
+import logging
 from pathlib import Path
+
+import pytest
 
 from serve_app.gateway.edge import Edge
 from tests.benchmarks.gateway_cpu import REQUESTS, ask
@@ -11,7 +14,11 @@ from tests.unit.gateway.builders import Gateway
 WARM_UP, REQUESTS_OF_A_KIND = 300, 300
 
 
-async def test_objects_do_not_grow_with_the_number_of_requests(tmp_path: Path) -> None:
+async def test_objects_do_not_grow_with_the_number_of_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The test runner keeps every record of a log that another test has switched on.
+    monkeypatch.setattr(logging.getLogger("serve_app"), "propagate", False)
     gateway = Gateway(tmp_path)
     api = Edge(gateway.api)
 
