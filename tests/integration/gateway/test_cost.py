@@ -20,12 +20,21 @@ def relative(found: dict[str, float]) -> dict[str, float]:
     return {name: cost / found["bare"] for name, cost in found.items()}
 
 
-async def test_gateway_costs_no_more_cpu_than_it_did(tmp_path: Path) -> None:
-    for attempt in range(3):  # what the code costs, it costs every time; a neighbour comes and goes
-        found = beyond(relative(await costs(tmp_path / str(attempt))), CPU_BOUNDS)
+async def always_beyond(directory: Path) -> dict[str, str]:
+    """Return what is beyond the bounds however often it is measured, three times at most.
+
+    What the code costs, it costs every time; a neighbour comes and goes.
+    """
+    found: dict[str, str] = {}
+    for attempt in range(3):
+        found = beyond(relative(await costs(directory / str(attempt))), CPU_BOUNDS)
         if not found:
-            return
-    pytest.fail(f"beyond the bounds three times, last {found}")
+            break
+    return found
+
+
+async def test_gateway_costs_no_more_cpu_than_it_did(tmp_path: Path) -> None:
+    assert await always_beyond(tmp_path) == {}
 
 
 async def test_guard_of_cpu_fails_where_every_request_costs_twice_as_much(
@@ -42,4 +51,4 @@ async def test_guard_of_cpu_fails_where_every_request_costs_twice_as_much(
         await plain(self, scope, receive, send)
 
     monkeypatch.setattr(DirectApi, "__call__", slow)
-    assert beyond(relative(await costs(tmp_path)), CPU_BOUNDS).keys() == CPU_BOUNDS.keys()
+    assert (await always_beyond(tmp_path / "slow")).keys() == CPU_BOUNDS.keys()
