@@ -67,7 +67,8 @@ def test_answers_are_the_same_and_take_a_third_of_the_steps():
 
 
 def test_log_probabilities_are_the_same_within_rounding():
-    requests = [okla_request(text, logprobs=2) for text in QUESTIONS[:3] * 3]
+    # How much is guessed depends on what steps cost at the time: so often that it comes to enough.
+    requests = [okla_request(text, logprobs=2) for text in QUESTIONS[:3] * 9]
     plain, _ = in_turn(OKLA, PLAIN, requests)
     recalled, stats = in_turn(OKLA, REMEMBERS, requests)
     assert stats[-1].right_by_source["answers"] > 50
