@@ -14,6 +14,10 @@ K_QUANT_BLOCK = 256
 """Row length of llama.cpp's K quants; other lengths silently become other types."""
 
 
+_CAME_LATER = {"tokenizer": ("n_phrases",), "optim": ("warm_start", "reader_rate")}
+"""Options that a configuration's hash leaves out where they have their default."""
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,6 +29,9 @@ class TokenizerConfig(_Config):
     """Special tokens included. A multiple of 8, which llama.cpp's repacked kernels need."""
     n_conversations: Annotated[int, Field(gt=0)] = 8_000
     """Conversations of every register that the merges are learnt from."""
+    n_phrases: Annotated[int, Field(ge=0)] = 0
+    """Single messages that they are learnt from as well: with enough of them, and a large
+    vocabulary, nearly every word is a token of its own, and a start can tell it from others."""
 
 
 class ModelConfig(_Config):
@@ -68,6 +75,9 @@ class OptimConfig(_Config):
     """Passes of the small classifier whose weights the network begins with."""
     warm_start: Literal["bag", "pairs"] = "bag"
     """`bag` of tokens, or also their `pairs` of neighbours: five times the time per pass."""
+    reader_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Rate of what `pairs` has trained, as a share of the others': below 1, what the network
+    learns later moves it less. Where only answers are learnt it would be forgotten."""
     n_steps: Annotated[int, Field(gt=0)]
     n_intent_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the start that learn to name intents only: five times as many phrases per second."""
@@ -151,8 +161,13 @@ class TrainConfig(_Config):
             "dataset": {"path"} if self.dataset else True,
             "base": {"folder"} if self.base else True,
         }
-        if self.optim.warm_start == "bag":
-            apart["optim"] = {"warm_start"}
+        for part, names in _CAME_LATER.items():
+            section = getattr(self, part)
+            usual = {
+                n for n in names if getattr(section, n) == type(section).model_fields[n].default
+            }
+            if usual:
+                apart[part] = usual
         return hashlib.sha256(self.model_dump_json(exclude=apart).encode()).hexdigest()
 
 

@@ -1,8 +1,10 @@
 """What a network can do before its training: name intents as a small classifier does, and copy."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
@@ -23,6 +25,9 @@ from training.wiring import (
 )
 
 logger = logging.getLogger(__name__)
+
+Part = tuple[torch.nn.Parameter, tuple[slice | Tensor, ...]]
+"""A weight, and which of its elements."""
 
 _MAX_UNITS = 256
 """Of the first feed-forward part; a network's others are left to what it learns later."""
@@ -114,6 +119,43 @@ def wire_reader(network: LlamaForCausalLM, reader: PairReader, plan: Layout) -> 
         look_through_window(attention, plan, range(BAG_HEADS), rms)
         heads = range(_FIRST_AVERAGING_HEAD, _FIRST_AVERAGING_HEAD + BAG_HEADS)
         look_through_window(second, plan, heads, GROWTH * rms)
+
+
+def reader_parts(network: LlamaForCausalLM, label_ids: Sequence[int]) -> list[Part]:
+    """Return what of a network has come from a reader of pairs, and what it reads through.
+
+    Args:
+        network: One that `can_be_wired`.
+        label_ids: Token of each class.
+    """
+    plan, width = layout(network.config.hidden_size), network.config.head_dim
+    n_units = min(_MAX_UNITS, network.config.intermediate_size)
+    model, everything = network.model, slice(None)
+    first, second = model.layers[0], model.layers[1]
+    averaging = slice(0, BAG_HEADS * width)
+    start = _FIRST_AVERAGING_HEAD * width
+    second_averaging = slice(start, start + BAG_HEADS * width)
+    labels = torch.tensor(label_ids, device=network.device)
+    parts: list[Part] = [
+        (model.embed_tokens.weight, (everything, slice(0, plan.identity.stop))),
+        (first.mlp.gate_proj.weight, (slice(0, n_units),)),
+        (first.mlp.up_proj.weight, (slice(0, n_units),)),
+        (first.mlp.down_proj.weight, (everything, slice(0, n_units))),
+        (network.lm_head.weight, (labels, plan.values)),
+        (model.norm.weight, (everything,)),
+    ]
+    for layer, heads in ((first, averaging), (second, second_averaging)):
+        attention = layer.self_attn
+        parts += [
+            (projection.weight, (heads,))
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        ]
+        parts += [
+            (attention.o_proj.weight, (everything, heads)),
+            (layer.input_layernorm.weight, (everything,)),
+            (layer.post_attention_layernorm.weight, (everything,)),
+        ]
+    return parts
 
 
 def _openings(data: TrainingSet, split: int) -> list[tuple[int, ...]]:

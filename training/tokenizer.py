@@ -12,7 +12,7 @@ from training.answer_tokens import answer_tokens
 from training.config import BaseConfig, TokenizerConfig
 from training.contract import system_prompt
 from training.data.catalog import Split
-from training.data.generator import DataConfig, generate
+from training.data.generator import DataConfig, generate, phrases
 from training.errors import TrainingError
 
 BOS = "<|begin_of_text|>"
@@ -124,3 +124,5 @@ def _corpus(config: TokenizerConfig, seed: int) -> Iterator[str]:
     for conversation in generate(data, Split.TRAIN):
         for message in conversation.messages:
             yield message.content
+    for phrase in phrases(data, config.n_phrases):
+        yield phrase.text

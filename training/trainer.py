@@ -25,7 +25,8 @@ from training.network import (
     load_weights,
     make_deterministic,
 )
-from training.skills import begin_with_skills
+from training.skills import Part, begin_with_skills, reader_parts
+from training.wiring import can_be_wired
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +98,13 @@ def train(
         load_weights(network, config.base)
     elif data.bags and config.optim.warm_start_epochs:
         begin_with_skills(network, data, config)
+    slowed = _slowed(network, data, config)
     batches = StepBatches(data, config.optim, seed=config.seed)
     started = time.monotonic()
     reported_at, reported_tokens = started, state.tokens_seen
     network.train()
     while state.step < config.optim.n_steps:
-        _train_step(network, optimizer, batches, config, state)
+        _train_step(network, optimizer, batches, config, state, slowed)
         if state.step % config.optim.checkpoint_every_steps == 0:
             _save(checkpoint, identity, network, optimizer, state)
         if state.step % 10 == 0 or state.step == config.optim.n_steps:
@@ -162,6 +164,7 @@ def _train_step(
     batches: StepBatches,
     config: TrainConfig,
     state: _LoopState,
+    slowed: Sequence[Part] = (),
 ) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(state.step, config.optim)
@@ -174,7 +177,11 @@ def _train_step(
         raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
     torch.stack(losses).sum().backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
+    before = [weight.detach()[where].clone() for weight, where in slowed]
     optimizer.step()
+    with torch.no_grad():
+        for (weight, where), old in zip(slowed, before, strict=True):
+            weight[where] = torch.lerp(old, weight[where], config.optim.reader_rate)
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.tokens_seen += sum(b.n_tokens for b, _ in chosen)
@@ -192,6 +199,22 @@ def _optimizer(network: LlamaForCausalLM, config: OptimConfig) -> torch.optim.Ad
         betas=(0.9, 0.95),
         fused=True,
     )
+
+
+def _slowed(network: LlamaForCausalLM, data: TrainingSet, config: TrainConfig) -> list[Part]:
+    """Return what moves at `reader_rate` only.
+
+    Raises:
+        TrainingError: If the network has no such part.
+    """
+    if config.optim.reader_rate == 1:
+        return []
+    if not can_be_wired(network):
+        raise TrainingError(
+            f"optim.reader_rate is {config.optim.reader_rate}, but a network of this shape cannot "
+            "start as a reader: leave it at 1, or choose 4 heads and untied embeddings"
+        )
+    return reader_parts(network, data.label_ids)
 
 
 def _data_sha256(data: TrainingSet) -> str:

@@ -1,5 +1,6 @@
 """What reads tokens in pairs tells orders apart, and a network wired from it answers the same."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from tests.unit.training.test_wiring import EPS, N_TOKENS, config
-from training.network import build_network
+from training.network import build_network, make_deterministic
 from training.pair_reader import PairReader, reader_logits, with_markup
 from training.pair_training import train_pair_reader
 from training.skills import wire_reader
@@ -35,6 +36,16 @@ def messages(n: int, *, seed: int) -> tuple[list[list[int]], list[int]]:
         for row, at, label in zip(rows, places, labels, strict=True)
     ]
     return said, labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deterministic() -> Iterator[None]:
+    """As a training sets torch up; without it, threads add in any order."""
+    n_threads = torch.get_num_threads()
+    make_deterministic(1, 2)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(n_threads)
 
 
 def train_reader(n_epochs: int = 50) -> PairReader:
@@ -81,7 +92,7 @@ def logits_of(
         after=AFTER,
     )
     return reader_logits(
-        reader, segments, torch.tensor(BEFORE), window=WINDOW, plan=PLAN, norm_eps=EPS
+        reader, segments, torch.tensor(opening), window=WINDOW, plan=PLAN, norm_eps=EPS
     )
 
 
