@@ -24,8 +24,9 @@ from training.wiring import Layout
 
 GROWTH = 2.0
 """By how much vectors are longer after the first layer, about."""
-UNIT_DROPOUT = 0.1
-"""Share of a pair's units left out at random while it learns."""
+UNIT_DROPOUT = 0.4
+"""Share of a pair's units left out at random while it learns: less, and pairs are learnt by heart
+in place of words."""
 
 
 class PairReader(NamedTuple):

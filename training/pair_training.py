@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 512
 _RATE = 8e-3
+_TOKEN_DECAY = 0.3
+"""Weight decay of tokens and their n-grams: without it, rare ones move as far as frequent ones."""
+_UNIT_DECAY = 1.0
 _WARMUP_STEPS = 40
 _REPORT_STEPS = 100
 _LONGEST = 96
@@ -64,7 +67,7 @@ def train_pair_reader(
     """
     generator = torch.Generator().manual_seed(seed)
     trained = _Trained(pieces, codes, plan, n_units, max(labels) + 1, generator)
-    optimizer = torch.optim.Adam(trained.parameters, lr=_RATE, betas=(0.9, 0.98), fused=True)
+    optimizer = trained.optimizer()
     batches = [
         batch
         for epoch in range(n_epochs)
@@ -72,7 +75,8 @@ def train_pair_reader(
     ]
     for step, batch in enumerate(batches):
         ramp = min(1.0, (step + 1) / _WARMUP_STEPS)
-        optimizer.param_groups[0]["lr"] = _RATE * ramp * (1 - step / len(batches))
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * ramp * (1 - step / len(batches))
         kept = pack_kept([messages[i][:_LONGEST] for i in batch], generator, dropout=_TOKEN_DROPOUT)
         segments = with_markup(*kept, after=after)
         stream = Stream("before pairs", seed, step)
@@ -134,9 +138,20 @@ class _Trained:
         self._down = torch.nn.Parameter(torch.zeros(n_values, n_units))
         self._mix = torch.nn.Parameter(_MIX * torch.eye(n_values))
         self._head = learnt(n_classes, n_values, n_values**-0.5)
-        self.parameters = [
-            self._own, self._shared, self._gate, self._up, self._down, self._mix, self._head,
-        ]  # fmt: skip
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """Return what moves everything learnt."""
+        groups = (
+            (_TOKEN_DECAY, [self._own, self._shared]),
+            (_UNIT_DECAY, [self._gate, self._up, self._down]),
+            (0.0, [self._mix, self._head]),
+        )
+        return torch.optim.AdamW(
+            [{"params": weights, "weight_decay": decay} for decay, weights in groups],
+            lr=_RATE,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
 
     def reader(self) -> PairReader:
         total = functional.embedding_bag(self._grams, self._shared, self._offsets, mode="sum")

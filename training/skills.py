@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Part = tuple[torch.nn.Parameter, tuple[slice | Tensor, ...]]
 """A weight, and which of its elements."""
 
-_MAX_UNITS = 256
+_MAX_UNITS = 384
 """Of the first feed-forward part; a network's others are left to what it learns later."""
 _FIRST_AVERAGING_HEAD = 1
 """Of the second layer, whose head before it copies."""
