@@ -66,6 +66,20 @@ def test_a_tenth_of_the_rate_moves_it_about_a_tenth(tmp_path: Path) -> None:
     assert slowly == pytest.approx(0.1 * freely, rel=0.3)
 
 
+def test_a_resumed_training_ends_with_the_same_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    wanted = config_of(0.1)
+    optim = wanted.optim.model_copy(update={"checkpoint_every_steps": 2})
+    wanted = wanted.model_copy(update={"optim": optim})
+    whole = train(wanted, DATA, out_dir=tmp_path, on_progress=lambda _: None).network.state_dict()
+    assert "Resuming" not in caplog.text
+    again = train(wanted, DATA, out_dir=tmp_path, on_progress=lambda _: None).network.state_dict()
+    assert "Resuming at step 2" in caplog.text
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
 def test_the_parts_do_not_overlap() -> None:
     network = build_network(config())
     counts = {id(p): torch.zeros_like(p) for p in network.parameters()}
