@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -130,6 +131,11 @@ class GgufModel:
             raise GgufError(f"{len(ids)} tokens need {-count} bytes of text")
         return buffer.raw[:count].decode(errors="replace")
 
+    @cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The bytes of every token; control tokens have none."""
+        return tuple(self._piece(token) for token in range(self.n_vocab))
+
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits after every token of one sequence, (n_tokens, n_vocab) float32."""
         self._clear()
@@ -163,6 +169,7 @@ class GgufModel:
         n_prefix: int = 0,
         grammar: "Grammar | None" = None,
         judge: Judge | None = None,
+        first_bias: Mapping[int, float] | None = None,
         n_top: int = 0,
     ) -> Generation:
         """Return the greedy reply with the probability of every token.
@@ -175,6 +182,7 @@ class GgufModel:
                 prompts came before it.
             grammar: What the reply must keep.
             judge: What else it must keep; asked about tokens that the grammar allows.
+            first_bias: What is added to the logits of tokens at the reply's first place.
             n_top: Candidates to tell for every token.
 
         Raises:
@@ -202,6 +210,8 @@ class GgufModel:
         try:
             while len(tokens) < max_tokens:
                 row = self._row(-1)
+                if first_bias and not tokens:
+                    row[list(first_bias)] += np.array(list(first_bias.values()), dtype=np.float32)
                 token = int(row.argmax()) if walk is None else walk.best(row, may_come)
                 if llama_cpp.llama_vocab_is_eog(self._vocab, token):
                     return Generation(tuple(tokens), True, first_token_s)

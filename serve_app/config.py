@@ -684,8 +684,8 @@ class ModelConfig(StrictModel):
     """Requests that wait for a slot; above it 503 with `Retry-After`."""
     profile: str | None = None
     """Directory with the assistant's `system_prompt.txt`, `answer.schema.json`,
-    `chat_template.jinja` and `profile.yaml` (`grounding`), each optional. What it holds is part of
-    the variant."""
+    `chat_template.jinja` and `profile.yaml` (`grounding`, `intent_prior`), each optional. What it
+    holds is part of the variant."""
     stream_interval_ms: int = Field(default=25, ge=0, le=1000)
     """Streamed text that comes sooner than this after the last piece is sent together with what
     follows. The first and the last piece never wait. 0 sends every token by itself."""

@@ -60,6 +60,37 @@ def generate_command(
     typer.echo(f"{'ratings':10} {manifest.ratings.n_items} rated answers, {manifest.ratings.file}")
 
 
+@data_app.command("messages")
+def messages_command(
+    out: Annotated[Path, typer.Option("--out", help="File to write (JSONL).")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of messages.")] = 150_000,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Take the data section of a training configuration."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed; the same seed gives the same bytes.")
+    ] = None,
+) -> None:
+    """Write single messages of the training split with their intents, for simple classifiers."""
+    from training.data.catalog import CatalogError
+    from training.data.generator import DataConfig
+    from training.data.messages import write_messages
+    from training.errors import ConfigError
+
+    try:
+        data = _data_config(config) if config else DataConfig()
+        if seed is not None:
+            data = data.model_copy(update={"seed": seed})
+        sha256 = write_messages(data, n, out)
+    except ConfigError as err:
+        raise _failed(str(err), _EXIT_USAGE) from err
+    except (CatalogError, OSError) as err:
+        raise _failed(str(err), _EXIT_FAILED) from err
+    typer.echo(f"sha256 {sha256}")
+    typer.echo(f"{n} messages, {out}")
+
+
 @data_app.command("validate")
 def validate_command(
     folder: Annotated[Path, typer.Argument(help="What `carril data generate` wrote.")],

@@ -1,4 +1,4 @@
-"""`carril eval run|gate|calibrate|confidence|metrics`: measure a model, judge whether it may ship.
+"""`carril eval run|gate|calibrate|confidence|prior|metrics`: measure models, judge which may ship.
 
 Modules that do the work are imported by the commands, so that `carril --help` is quick.
 Exit codes: 0 every threshold is kept, 1 one is not, 2 bad input, 3 the model cannot be reached,
@@ -12,6 +12,7 @@ import typer
 
 from experiments.evaluation.calibration_cli import calibrate_command, confidence_command
 from experiments.evaluation.command_frame import progress, refusals
+from experiments.evaluation.prior_cli import prior_command
 from experiments.gate.cli import gate_command
 from experiments.terminal import EXIT_INCONCLUSIVE, EXIT_REFUSED, fail
 
@@ -185,3 +186,4 @@ def print_dimensions(report: "Report") -> None:
 eval_app.command("gate")(gate_command)
 eval_app.command("calibrate")(calibrate_command)
 eval_app.command("confidence")(confidence_command)
+eval_app.command("prior")(prior_command)

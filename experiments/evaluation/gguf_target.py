@@ -25,6 +25,7 @@ from experiments.evaluation.profile import Profile
 from experiments.evaluation.report import TargetInfo
 from experiments.evaluation.target import Reply
 from experiments.grounding.answer import GroundedAnswer, grounded_answer
+from experiments.intent_prior.openings import tokens_that_open
 
 if TYPE_CHECKING:
     from experiments.llama_runtime import GgufModel
@@ -47,6 +48,7 @@ class GgufTarget:
 
     Raises:
         BadInput: If the file is not the one of its manifest.
+        PriorError: If it cannot be told which intent its first token names, and a prior needs to.
         TargetUnavailable: If llama.cpp is missing or refuses the file.
     """
 
@@ -78,6 +80,9 @@ class GgufTarget:
         template = self._model.chat_template() or profile.chat_template
         self._prompts = _PromptEncoder(template, self._model)
         self._n_prefix = self._prompts.common_prefix(profile.system_prompt)
+        self._opening_tokens: dict[str, tuple[int, ...]] = {}
+        if grammar and profile.bias is not None:
+            self._opening_tokens = tokens_that_open(profile.bias.openings, self._model.pieces)
 
     def answer(self, item: Item) -> Reply:
         """Ask one item."""
@@ -91,6 +96,7 @@ class GgufTarget:
                 n_prefix=self._prompts.shared(ids, self._n_prefix),
                 grammar=self._grammar,
                 judge=self._judge(messages),
+                first_bias=self._first_bias(messages),
                 n_top=N_CANDIDATES,
             )
         except (ValueError, TemplateError, self._failures) as err:
@@ -118,6 +124,18 @@ class GgufTarget:
         if self._grammar is None or self._profile.options.grounding == "off":
             return None
         return grounded_answer(messages, self._schema)
+
+    def _first_bias(self, messages: Sequence[Mapping[str, str]]) -> dict[int, float] | None:
+        # As the replica does it; without a grammar an answer need not begin with its intent.
+        bias = self._profile.bias
+        if self._grammar is None or bias is None:
+            return None
+        said = [message["content"] for message in messages if message["role"] == "user"]
+        return {
+            token: value
+            for text, value in (bias.of(said[-1]) if said else {}).items()
+            for token in self._opening_tokens[text]
+        }
 
     def close(self) -> None:
         """Free the model."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.evaluation.errors import BadInput
 from experiments.grounding.profile_options import FILE, ProfileOptions, parse_options
+from experiments.intent_prior.bias import OpeningBias, read_bias
 
 DEFAULT_DIR = Path(__file__).resolve().parents[2] / "models" / "okla" / "profile"
 
@@ -22,6 +23,8 @@ class Profile:
     chat_template: str
     intents: tuple[str, ...]
     options: ProfileOptions = field(default_factory=ProfileOptions)
+    bias: OpeningBias | None = None
+    """What a classifier of messages adds to the first choice of an answer."""
 
     @cached_property
     def _validator(self) -> Any:  # Any: jsonschema has no types
@@ -46,6 +49,7 @@ def read_profile(folder: Path = DEFAULT_DIR) -> Profile:
 
     Raises:
         BadInput: If a file is missing, or the schema has no list of intents.
+        PriorError: If the options name an intent prior that cannot be used.
     """
     try:
         prompt = (folder / "system_prompt.txt").read_text(encoding="utf-8").strip()
@@ -69,6 +73,7 @@ def read_profile(folder: Path = DEFAULT_DIR) -> Profile:
         chat_template=template,
         intents=intents,
         options=options,
+        bias=read_bias(folder, options, schema),
     )
 
 

@@ -1,9 +1,9 @@
 """`profile.yaml`: what a profile says besides prompt, schema and template."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FILE = "profile.yaml"
 """Its name in a profile's folder. Without it, everything is as by default."""
@@ -20,6 +20,18 @@ class ProfileOptions(BaseModel):
     """`inventory`: where a system message brings an inventory block, answers say names, years,
     prices and distances of its rows only, those of one vehicle together. Off, they are the
     model's own, as everywhere where there is no block."""
+    intent_prior: Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")] | None = None
+    """File beside this one that `carril eval prior` wrote: a classifier whose log-probabilities are
+    added to the logits of the first token, where that names the answer's first property. None adds
+    nothing."""
+    intent_prior_weight: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """What they are multiplied with; 1 believes classifier and network alike."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if self.intent_prior is None and "intent_prior_weight" in self.model_fields_set:
+            raise ValueError("intent_prior_weight is given, but no intent_prior")
+        return self
 
 
 def parse_options(text: str | None) -> ProfileOptions:

@@ -4,7 +4,7 @@ An engine owns one model. It takes `GenerationRequest`s, many at a time, and giv
 `GenerationChunk`s. Everything here is plain data, so that it can cross a process border.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -62,6 +62,9 @@ class GenerationRequest:
     """Canonical JSON text of a schema in the supported subset; None is free text."""
     grounding: Grounding = "off"
     """What JSON answers of a chat must keep to: with `inventory`, to the rows in its prompt."""
+    first_bias: Mapping[str, float] | None = None
+    """What is added to the logits of an answer's first token, by the text that it spells or begins
+    with; with a `json_schema` only. Part of every probability that is reported."""
     cache_salt: str = ""
     """KV of earlier prompts is reused between requests of one salt only: who shares none cannot
     learn from timing what others asked."""

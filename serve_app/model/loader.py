@@ -104,6 +104,11 @@ def _load(
                 "in its answers are the model's own",
                 profile.grounding,
             )
+        if profile.bias is not None:
+            logger.warning(
+                "the profile has an intent prior, which the vllm engine does not add: the intents "
+                "of its answers are the model's own"
+            )
         assert config.model is not None  # noqa: S101 (the configuration demands a folder)
         folder = verify_model_folder(config.model)
         engine = vllm.load(config, folder.path, profile=profile)

@@ -7,6 +7,8 @@ from pathlib import Path
 import orjson
 
 from experiments.grounding.profile_options import FILE, Grounding, parse_options
+from experiments.intent_prior.bias import OpeningBias, read_bias
+from experiments.intent_prior.errors import PriorError
 from serve_app.errors import ConfigError
 
 _MAX_FILE_BYTES = 1 << 20
@@ -24,6 +26,13 @@ class Profile:
     """Jinja template used instead of the one in the model file."""
     grounding: Grounding = "off"
     """What answers must keep to; see `profile.yaml`."""
+    bias: OpeningBias | None = None
+    """What a classifier of messages adds to the first choice of an answer; see `profile.yaml`."""
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """Texts that answers begin with, each of which must be one token; often none."""
+        return self.bias.openings if self.bias is not None else ()
 
     @property
     def sha256(self) -> str:
@@ -35,6 +44,8 @@ class Profile:
         )
         if self.grounding != "off":
             parts += (self.grounding,)
+        if self.bias is not None:
+            parts += ("intent_prior", self.bias.sha256)
         return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
 
@@ -62,12 +73,17 @@ def load_profile(directory: str | None) -> Profile:
         options = parse_options(_read(root / FILE))
     except ValueError as error:
         raise ConfigError(f"{root / FILE}: {error}") from error
+    try:
+        bias = read_bias(root, options, orjson.loads(schema) if schema else None)
+    except PriorError as error:
+        raise ConfigError(f"{root / FILE}: {error}") from error
     prompt = _read(root / "system_prompt.txt")
     return Profile(
         system_prompt=prompt.strip() if prompt else None,
         answer_schema=schema,
         chat_template=_read(root / "chat_template.jinja"),
         grounding=options.grounding,
+        bias=bias,
     )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
@@ -228,7 +228,19 @@ def _apply_profile(call: ModelCall, profile: Profile) -> GenerationRequest:
         system = Message(role="system", content=profile.system_prompt)
         request = replace(request, messages=(system, *request.messages))
     if profile.answer_schema and request.json_schema is None:
-        request = replace(request, json_schema=profile.answer_schema)
+        request = replace(
+            request,
+            json_schema=profile.answer_schema,
+            first_bias=_first_bias(request.messages, profile),
+        )
     if profile.grounding != "off":
         request = replace(request, grounding=profile.grounding)
     return request
+
+
+def _first_bias(messages: Sequence[Message], profile: Profile) -> Mapping[str, float] | None:
+    """Return what the profile's classifier says of the last message of the user."""
+    if profile.bias is None:
+        return None
+    said = next((turn.content for turn in reversed(messages) if turn.role == "user"), None)
+    return None if said is None else profile.bias.of(said)

@@ -20,7 +20,7 @@ from experiments.evaluation.intent_calibration import (
     read_calibration,
 )
 from experiments.registry.errors import RegistryError, VersionConflict
-from experiments.registry.profile import differences, read_profile
+from experiments.registry.profile import differences, hashes, read_profile
 from experiments.registry.records import (
     Alias,
     Kind,
@@ -93,7 +93,8 @@ def register(
         raw_manifest,
         name=name or family_name(manifest.name, manifest.version),
         parameters={} if config is None else _parameters(config, manifest),
-        lineage=dict(lineage or {}),
+        # What no manifest names (the options and what they name) is pinned as well.
+        lineage=hashes(profile_files) | dict(lineage or {}),
         has_profile=bool(profile_files),
         actor=actor or default_actor(),
     )

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,6 +18,7 @@ from serve_app.engines.llama_cpp.binding import SUPPORTED_VERSION, system_info
 from serve_app.engines.llama_cpp.capacity import context_size, kept_sequences, thread_count
 from serve_app.engines.llama_cpp.channel import Channel
 from serve_app.engines.llama_cpp.context import Context
+from serve_app.engines.llama_cpp.first_choice import Openings
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.grammars import GrammarStore
 from serve_app.engines.llama_cpp.job import Job
@@ -77,6 +78,11 @@ class AssistantProfile(Protocol):
     @property
     def answer_schema(self) -> str | None:
         """JSON text of the schema that answers follow; compiled while loading."""
+        ...
+
+    @property
+    def openings(self) -> Collection[str]:
+        """Texts that requests have a `first_bias` for; looked up while loading."""
         ...
 
 
@@ -146,6 +152,9 @@ class LlamaCppEngine:
             model_bytes=model.size_bytes,
             directory=carril_home() / "cache" / "prefix",
         )
+        self._openings = Openings(self._vocabulary)
+        if profile:
+            self._openings.learn(profile.openings)
         self._grammars = GrammarStore(model, self._vocabulary, find_forced=options.jump_forward)
         n_threads = thread_count(options.n_threads, model.size_bytes)
         try:
@@ -330,6 +339,9 @@ class LlamaCppEngine:
             echo_text=text,
             grammar=grammar,
             judge=judge,
+            first_bias=self._openings.bias(request.first_bias)
+            if request.first_bias and grammar is not None
+            else None,
             channel=Channel(),
             n_ctx=self._config.n_ctx,
         )

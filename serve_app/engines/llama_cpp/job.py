@@ -6,6 +6,7 @@ from serve_app.engines.llama_cpp.answer import Answer
 from serve_app.engines.llama_cpp.answer_memory import AnswerTree
 from serve_app.engines.llama_cpp.channel import Channel
 from serve_app.engines.llama_cpp.drafts import NO_DRAFT, Draft, Source
+from serve_app.engines.llama_cpp.first_choice import FirstBias
 from serve_app.engines.llama_cpp.grammar import Grammar
 from serve_app.engines.llama_cpp.judged import TokenJudge
 from serve_app.engines.llama_cpp.sampling import TokenSampler
@@ -27,6 +28,7 @@ class Job:
         echo_text: Text that an `echo` request sends first.
         grammar: Compiled schema, if one was asked for.
         judge: What else the answer must keep, with a grammar only.
+        first_bias: What is added to the logits of its first token, with a grammar only.
         channel: Where chunks go.
         n_ctx: Tokens that prompt and answer may have together.
     """
@@ -41,6 +43,7 @@ class Job:
         channel: Channel,
         n_ctx: int,
         judge: TokenJudge | None = None,
+        first_bias: FirstBias | None = None,
     ) -> None:
         self.request_id = request.request_id
         self.cache_salt = request.cache_salt
@@ -50,6 +53,7 @@ class Job:
         self.channel = channel
         self.grammar = grammar
         self.judge = judge
+        self.first_bias = first_bias
         self.tokens = list(prompt)
         self.n_prompt = len(prompt)
         self.n_past = 0

@@ -85,6 +85,10 @@ class Writer:
     ) -> None:
         if not math.isfinite(logits[best]):
             raise EngineFailed("the model computed numbers that are not finite")
+        bias = run.job.first_bias
+        if bias is not None and not run.job.is_answering:
+            logits = bias.added_to(logits)
+            best = int(logits.argmax())
         token = sampler.sample(self._context.handle, row, logits, best)
         if token is None:
             raise EngineFailed("no token of this model continues the JSON answer")

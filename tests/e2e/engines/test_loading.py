@@ -17,6 +17,7 @@ class Profile:
     chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}bot:"
     answer_schema = None
     system_prompt = None
+    openings = ()
 
 
 def answer_of(path, request, **options):

@@ -23,6 +23,7 @@ class Profile:
     system_prompt: str | None = SYSTEM
     chat_template: str | None = None
     answer_schema: str | None = None
+    openings: tuple[str, ...] = ()
 
 
 @pytest.fixture(autouse=True)

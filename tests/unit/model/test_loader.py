@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from experiments.intent_prior.table import pack
 from serve_app.engines import echo
 from serve_app.engines.echo import EchoEngine
 from serve_app.errors import ConfigError, EngineFailed, ModelFileError
 from serve_app.model.loader import load_model
 from serve_app.model.profile import load_profile
+from tests.unit.experiments.intent_prior.made_by_hand import made_by_hand, with_prior
 from tests.unit.gateway.builders import model_config
 
 
@@ -155,6 +157,7 @@ async def test_loading_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyP
         ("profile.yaml", b"grounding: rows", "grounding: .*'off' or 'inventory', not 'rows'"),
         ("profile.yaml", b"grounded: true", "grounded: .*known: grounding"),
         ("profile.yaml", b"- inventory", "profile.yaml"),
+        ("profile.yaml", b"intent_prior: p.npz", "no answer.schema.json"),
     ],
 )
 def test_bad_profile_file_is_refused_by_name(
@@ -178,3 +181,41 @@ def test_answers_are_grounded_where_the_profile_says_so(tmp_path: Path) -> None:
     profile = load_profile(str(tmp_path))
     assert profile.grounding == "inventory"
     assert profile.sha256 != before  # cached answers of before are not served again
+
+
+def test_the_hash_of_a_profile_follows_its_prior_and_the_weight(tmp_path: Path) -> None:
+    hashes = [
+        load_profile(with_prior(tmp_path / "p", weight=weight, temperature=temperature)).sha256
+        for weight, temperature in ((1, 0.5), (2, 0.5), (1, 0.7))
+    ]
+    again = load_profile(with_prior(tmp_path / "another")).sha256
+    (tmp_path / "p" / "profile.yaml").unlink()
+    without = load_profile(str(tmp_path / "p")).sha256
+    assert again == hashes[0]
+    assert len({*hashes, without}) == 4
+
+
+def test_the_hash_of_a_profile_without_options_is_that_of_its_texts(tmp_path: Path) -> None:
+    (tmp_path / "system_prompt.txt").write_text("Eres OKLA.", encoding="utf-8")
+    texts = b'["Eres OKLA.",null,null]'
+    assert load_profile(str(tmp_path)).sha256 == hashlib.sha256(texts).hexdigest()
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"], ids=["missing", "foreign"])
+def test_a_prior_that_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    folder = with_prior(tmp_path / "p")
+    (tmp_path / "p" / "p.npz").unlink()
+    if content is not None:
+        (tmp_path / "p" / "p.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"profile\.yaml: .*p\.npz"):
+        load_profile(folder)
+
+
+def test_a_prior_of_other_intents_is_refused_with_the_difference(tmp_path: Path) -> None:
+    folder = with_prior(tmp_path / "p")
+    table = made_by_hand({"hola": "saludo", "fotos": "fotos_video", "x": "otra"})
+    (tmp_path / "p" / "p.npz").write_bytes(pack(table))
+    with pytest.raises(ConfigError, match=r"lacks \['despedida'\], and has \['otra'\]"):
+        load_profile(folder)

@@ -14,6 +14,7 @@ from serve_app.engines.protocol import EngineHealth, GenerationRequest, Message,
 from serve_app.errors import EngineFailed, ModelNotReady
 from serve_app.model.calls import ModelCall
 from serve_app.model.replica import ModelReplica
+from tests.unit.experiments.intent_prior.made_by_hand import with_prior
 
 ECHO: dict[str, Any] = {"engine": "echo", "echo": {"tag": "one"}}
 
@@ -240,6 +241,36 @@ async def test_the_engine_is_told_what_answers_must_keep_to(
     monkeypatch.setattr(current.engine, "generate", noted)
     await replica.generate(call())
     assert asked == ["inventory"]
+
+
+async def test_the_engine_is_told_what_the_profiles_classifier_says_of_the_last_message(
+    replica: ModelReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await replica.reconfigure(ECHO | {"profile": with_prior(tmp_path, weight=2.0)})
+    current = replica._keeper.slot.current
+    assert current is not None
+    asked = []
+    generate = current.engine.generate
+
+    def noted(request: GenerationRequest) -> Any:
+        asked.append(request.first_bias)
+        return generate(request)
+
+    monkeypatch.setattr(current.engine, "generate", noted)
+    turns = [("user", "fotos"), ("assistant", "adios"), ("user", "hola"), ("assistant", "fotos")]
+    said = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
+    await replica.generate(call(messages=said))
+    await replica.generate(call(messages=said, json_schema='{"type":"object"}'))
+    await replica.generate(call(messages=(Message(role="system", content="hola"),)))
+    assert asked == [
+        {
+            '{"intent":"saludo"': 0.0,
+            '{"intent":"fotos_video"': pytest.approx(-8, abs=1e-5),
+            '{"intent":"despedida"': pytest.approx(-8, abs=1e-5),
+        },
+        None,  # a schema of the client's own
+        None,  # nobody said anything
+    ]
 
 
 async def test_engine_error_says_nothing_internal(

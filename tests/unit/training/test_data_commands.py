@@ -1,6 +1,7 @@
-"""`carril data validate|stats`, the facts and the rated answers."""
+"""`carril data messages|validate|stats`, the facts and the rated answers."""
 
 import json
+from collections import Counter
 from datetime import date
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from experiments.evaluation.baselines import read_training_texts
 from training.cli import data_app
 from training.config import load_config
 from training.contract import parse_answer
 from training.data.dataset import write_dataset
 from training.data.facts import load_facts
-from training.data.generator import DataConfig
+from training.data.generator import DataConfig, phrases
 from training.data.ratings import CORRUPTIONS, rated_answers
 from training.data.validation import validate_sources
 from training.retrain.feedback import read_export
@@ -149,3 +151,41 @@ def test_dvc_stages_call_commands_and_files_that_exist() -> None:
     for stage in stages.values():
         for dep in stage.get("deps", stage.get("do", {}).get("deps", [])):
             assert dep.startswith("var/") or (ROOT / dep).exists(), dep
+
+
+def messages(out: Path, *arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(data_app, ["messages", "--out", str(out), *arguments])
+    return result.exit_code, result.output
+
+
+def test_messages_are_what_classifiers_read_with_every_intent_alike(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "m.jsonl"
+    config = ROOT / "training" / "configs" / "okla-v2.yaml"
+    code, output = messages(out, "--n", "93", "--config", str(config))
+    assert code == 0, output
+    data = read_training_texts(out)
+    assert set(Counter(data.labels).values()) == {3}
+    assert len(set(data.labels)) == 31
+    assert f"sha256 {data.sha256}" in output
+
+
+def test_messages_lose_no_words(tmp_path: Path) -> None:
+    assert messages(tmp_path / "m.jsonl", "--n", "310")[0] == 0
+    whole = [p.text for p in phrases(DataConfig(lost_words_percent=0), 310)]
+    assert read_training_texts(tmp_path / "m.jsonl").texts == whole
+    assert [p.text for p in phrases(DataConfig(), 310)] != whole
+
+
+def test_the_same_seed_gives_the_same_messages(tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert messages(tmp_path / name, "--n", "62", "--seed", seed)[0] == 0
+    written = [(tmp_path / name).read_bytes() for name in "abc"]
+    assert written[0] == written[1] != written[2]
+
+
+def test_messages_of_a_bad_configuration_are_refused(tmp_path: Path) -> None:
+    code, output = messages(tmp_path / "m.jsonl", "--config", str(tmp_path / "gone.yaml"))
+    assert code == 2
+    assert "gone.yaml" in output
+    assert messages(tmp_path / "m.jsonl", "--n", "0")[0] == 2
+    assert list(tmp_path.iterdir()) == []

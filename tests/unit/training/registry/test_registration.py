@@ -210,6 +210,19 @@ def test_the_profile_that_it_was_trained_with_is_kept(registry: Registry, tmp_pa
     assert (files.profile / "system_prompt.txt").read_text(encoding="utf-8") == "Eres OKLA."
 
 
+def test_what_the_options_name_is_kept_and_checked_too(registry: Registry, tmp_path: Path) -> None:
+    hashes = write_profile(tmp_path / "profile")
+    (tmp_path / "profile" / "profile.yaml").write_text("intent_prior: p.npz\n", encoding="utf-8")
+    (tmp_path / "profile" / "p.npz").write_bytes(b"prior")
+    version = register(write_model(tmp_path, **hashes), registry=registry).version
+    served = registry.verified_files(version).profile
+    assert served is not None
+    assert (served / "p.npz").read_bytes() == b"prior"
+    (served / "p.npz").write_bytes(b"another")
+    with pytest.raises(AlteredFile, match=r"was altered: the intent prior \("):
+        registry.verified_files(version)
+
+
 def test_a_profile_with_other_hashes_is_not_kept(registry: Registry, tmp_path: Path) -> None:
     hashes = write_profile(tmp_path / "profile")
     write_profile(tmp_path / "profile", "Eres otra.")
