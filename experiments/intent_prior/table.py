@@ -1,7 +1,8 @@
 """The file of a prior: which n-grams it knows, and what each says for and against every intent.
 
 An `.npz` without pickles. Weights are whole numbers of one byte with a scale for each intent: a
-quarter of the size of single precision, and no answer differs. The same content is the same bytes.
+fraction of the size of single precision, and 99.6 % of messages or more keep their intent. The same
+content is the same bytes.
 """
 
 import io

@@ -13,6 +13,7 @@ from experiments.intent_prior.table import pack
 from serve_app.engines import echo
 from serve_app.engines.echo import EchoEngine
 from serve_app.errors import ConfigError, EngineFailed, ModelFileError
+from serve_app.model.folders import VerifiedFolder
 from serve_app.model.loader import load_model
 from serve_app.model.profile import load_profile
 from tests.unit.experiments.intent_prior.made_by_hand import made_by_hand, with_prior
@@ -219,3 +220,19 @@ def test_a_prior_of_other_intents_is_refused_with_the_difference(tmp_path: Path)
     (tmp_path / "p" / "p.npz").write_bytes(pack(table))
     with pytest.raises(ConfigError, match=r"lacks \['despedida'\], and has \['otra'\]"):
         load_profile(folder)
+
+
+async def test_an_engine_that_cannot_add_a_prior_says_so_when_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sha256 = "ab" * 32
+    found = VerifiedFolder(tmp_path, sha256, 1, {})
+    monkeypatch.setattr("serve_app.model.loader.verify_model_folder", lambda model: found)
+    monkeypatch.setattr("serve_app.model.loader.check_folder_unchanged", lambda folder: None)
+    monkeypatch.setattr(
+        "serve_app.engines.vllm.load", lambda config, path, *, profile: EchoEngine(model_config())
+    )
+    model = {"path": str(tmp_path), "sha256": sha256}
+    profile = with_prior(tmp_path / "p")
+    await load_model(model_config(engine="vllm", model=model, profile=profile), replica="r")
+    assert "has an intent prior, which the vllm engine does not add" in caplog.text
