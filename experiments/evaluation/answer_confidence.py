@@ -32,7 +32,8 @@ def confidence_of(
     Args:
         completion: The body of the response, parsed; of `openai`, `completion.model_dump()`. Asked
             for with `logprobs: true` and `top_logprobs: 20`.
-        calibration: Of the model that answered; `x-carril-model` begins its `model_sha256`.
+        calibration: Of the model that answered: `x-carril-model` begins its `model_sha256`, and
+            `/readyz` shows its `prior_sha256` as `intent_prior_sha256`.
 
     Raises:
         BadInput: If it is no completion, came without the candidates, or names no known intent.

@@ -78,6 +78,7 @@ def calibrate_model(
         data=data.name,
         data_sha256=hashlib.sha256(data.read_bytes()).hexdigest(),
         grammar=info.grammar,
+        prior_sha256=info.prior_sha256,
         labels=profile.intents,
         n=len(answers),
         n_without_probability=len(items) - len(answers),

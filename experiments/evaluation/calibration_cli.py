@@ -82,6 +82,7 @@ def _lines(c: "IntentCalibration") -> list[str]:
     lines = [
         f"model        {c.model}  sha256 {c.model_sha256}",
         f"data         {c.data}  sha256 {c.data_sha256}",
+        f"prior        {c.prior_sha256 or 'none'}",
         f"answers      {c.n}, and {c.n_without_probability} without a probability",
         f"temperature  {c.temperature:.3f}",
         f"confidence   slope {c.slope:.3f}, intercept {c.intercept:+.3f}",

@@ -25,6 +25,7 @@ from experiments.evaluation.profile import Profile
 from experiments.evaluation.report import TargetInfo
 from experiments.evaluation.target import Reply
 from experiments.grounding.answer import GroundedAnswer, grounded_answer
+from experiments.intent_prior.bias import OpeningBias
 from experiments.intent_prior.openings import tokens_that_open
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ class GgufTarget:
         threads: int = 0,
         n_ctx: int = 1024,
     ) -> None:
-        self._info = _identify(path, grammar=grammar)
+        # Without a grammar an answer need not begin with its intent, so nothing is added.
+        self._bias = profile.bias if grammar else None
+        self._info = _identify(path, grammar=grammar, bias=self._bias)
         try:
             from experiments.llama_runtime import GgufError, GgufModel
         except Exception as err:
@@ -81,8 +84,8 @@ class GgufTarget:
         self._prompts = _PromptEncoder(template, self._model)
         self._n_prefix = self._prompts.common_prefix(profile.system_prompt)
         self._opening_tokens: dict[str, tuple[int, ...]] = {}
-        if grammar and profile.bias is not None:
-            self._opening_tokens = tokens_that_open(profile.bias.openings, self._model.pieces)
+        if self._bias is not None:
+            self._opening_tokens = tokens_that_open(self._bias.openings, self._model.pieces)
 
     def answer(self, item: Item) -> Reply:
         """Ask one item."""
@@ -126,9 +129,9 @@ class GgufTarget:
         return grounded_answer(messages, self._schema)
 
     def _first_bias(self, messages: Sequence[Mapping[str, str]]) -> dict[int, float] | None:
-        # As the replica does it; without a grammar an answer need not begin with its intent.
-        bias = self._profile.bias
-        if self._grammar is None or bias is None:
+        # As the replica does it.
+        bias = self._bias
+        if bias is None:
             return None
         said = [message["content"] for message in messages if message["role"] == "user"]
         return {
@@ -190,7 +193,7 @@ class _PromptEncoder:
         return n_prefix if tuple(ids[:n_prefix]) == self._system and len(ids) > n_prefix else 0
 
 
-def _identify(path: Path, *, grammar: bool) -> TargetInfo:
+def _identify(path: Path, *, grammar: bool, bias: OpeningBias | None) -> TargetInfo:
     try:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -200,7 +203,14 @@ def _identify(path: Path, *, grammar: bool) -> TargetInfo:
     manifest = path.with_name(f"{path.name.split('.', 1)[0]}.manifest.json")
     if manifest.is_file():
         name, version = _check_manifest(manifest, path, actual)
-    return TargetInfo(kind="gguf", name=name, version=version, sha256=actual, grammar=grammar)
+    return TargetInfo(
+        kind="gguf",
+        name=name,
+        version=version,
+        sha256=actual,
+        grammar=grammar,
+        prior_sha256=None if bias is None else bias.sha256,
+    )
 
 
 def _check_manifest(manifest: Path, model: Path, actual: str) -> tuple[str, str | None]:

@@ -73,6 +73,9 @@ class IntentCalibration(_Record):
     data_sha256: Sha256
     grammar: bool
     """Whether the answers' form was forced."""
+    prior_sha256: Sha256 | None = None
+    """Of the intent prior that was added, with its weight; None where there was none, as in all
+    records from before there were priors."""
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
     """The intents that exist."""
     n: Annotated[int, Field(ge=1)]
@@ -110,7 +113,9 @@ class IntentCalibration(_Record):
 
     def to_json(self) -> bytes:
         """Return the content of its file."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
+        # Without a prior it is what it was before there were priors, so that its hash stays.
+        absent = {"prior_sha256"} if self.prior_sha256 is None else None
+        return (self.model_dump_json(indent=2, exclude=absent) + "\n").encode()
 
 
 def temper(probabilities: Mapping[str, float], temperature: float) -> dict[str, float]:
@@ -163,15 +168,18 @@ def read_calibration(path: Path) -> IntentCalibration:
         ) from err
 
 
-def find_calibration(model_sha256: str, folders: Iterable[Path]) -> IntentCalibration | None:
-    """Return the calibration of a model file that lies in one of the folders, None without one.
+def find_calibrations(model_sha256: str, folders: Iterable[Path]) -> list[IntentCalibration]:
+    """Return the calibrations of a model file that lie in the folders, whatever their prior.
 
     Raises:
         BadInput: If one of the records there is broken.
     """
-    for folder in folders:
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            found = read_calibration(path)
-            if found.model_sha256 == model_sha256:
-                return found
-    return None
+    paths = [path for folder in folders for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+    return [c for c in map(read_calibration, paths) if c.model_sha256 == model_sha256]
+
+
+def with_prior(prior_sha256: str | None) -> str:
+    """Return `with the intent prior ...`, or that there was none, for messages."""
+    if prior_sha256 is None:
+        return "without an intent prior"
+    return f"with the intent prior {prior_sha256}"

@@ -10,8 +10,9 @@ from experiments.evaluation.dimensions import Skippable
 from experiments.evaluation.errors import BadInput
 from experiments.evaluation.intent_calibration import (
     IntentCalibration,
-    find_calibration,
+    find_calibrations,
     read_calibration,
+    with_prior,
 )
 from experiments.evaluation.items import Suite, read_suite
 from experiments.evaluation.profile import DEFAULT_DIR, Profile, read_profile
@@ -124,7 +125,7 @@ def calibration_of(
     *,
     on_stage: OnStage = lambda _text: None,
 ) -> IntentCalibration | None:
-    """Return the calibration of exactly the file that was measured.
+    """Return the calibration of exactly the file that was measured, with its very prior.
 
     Args:
         settings: Which one to take, if they name one.
@@ -132,7 +133,7 @@ def calibration_of(
         on_stage: Called with a line when there is none.
 
     Raises:
-        BadInput: If the settings name one of another file, or a record is broken.
+        BadInput: If the settings name one of another file or prior, or a record is broken.
     """
     if settings.calibration is not None:
         given = read_calibration(settings.calibration)
@@ -142,6 +143,12 @@ def calibration_of(
                 f"{given.model_sha256}; measured was {target.sha256 or 'an unknown one'}",
                 "fit it on this file: carril eval calibrate",
             )
+        if given.prior_sha256 != target.prior_sha256:
+            raise BadInput(
+                f"{str(settings.calibration)!r} was fitted {with_prior(given.prior_sha256)}; "
+                f"measured was this file {with_prior(target.prior_sha256)}",
+                "fit it again with this profile: carril eval calibrate",
+            )
         return given
     if target.sha256 is None:
         return None
@@ -150,10 +157,19 @@ def calibration_of(
     else:
         blobs = carril_home() / "registry" / "blobs"
         folders = [blobs / target.sha256[:2], SHIPPED_MODELS]
-    found = find_calibration(target.sha256, folders)
-    if found is None:
+    found = find_calibrations(target.sha256, folders)
+    for calibration in found:
+        if calibration.prior_sha256 == target.prior_sha256:
+            return calibration
+    if found:
+        on_stage(
+            f"the calibration of {target.name} was fitted {with_prior(found[0].prior_sha256)}, and "
+            f"measured was {with_prior(target.prior_sha256)}: it is left out; carril eval "
+            "calibrate fits it again"
+        )
+    else:
         on_stage(f"{target.name} has no calibration; carril eval calibrate fits one")
-    return found
+    return None
 
 
 def open_suites(settings: EvaluationSettings, profile: Profile) -> list[Suite]:

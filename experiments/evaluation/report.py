@@ -10,7 +10,7 @@ from experiments.evaluation.errors import BadInput
 from experiments.evaluation.predictions import FILE_NAME as PREDICTIONS_NAME
 from experiments.evaluation.predictions import Prediction, read_predictions
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "report.json"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -30,6 +30,9 @@ class TargetInfo(_Record):
     """Of the GGUF; None where it is not known, as behind a server of somebody else."""
     grammar: bool
     """Whether the answer's form was forced."""
+    prior_sha256: Sha256 | None = None
+    """Of the intent prior that was added, with its weight; None where there was none, or a server
+    does not tell."""
 
 
 class SuiteInfo(_Record):

@@ -3,8 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -27,6 +27,13 @@ _REFUSED = (400, 422)
 _MOST_TRIES = 6
 _LONGEST_WAIT_S = 30.0
 _LOGPROBS: dict[str, object] = {"logprobs": True, "top_logprobs": N_CANDIDATES}
+
+
+class _Weights(NamedTuple):
+    """What a replica answers with."""
+
+    sha256: str
+    prior_sha256: str | None
 
 
 class ServedTarget:
@@ -72,6 +79,7 @@ class ServedTarget:
         self._url, self._model, self._profile, self._grammar = url, model, profile, grammar
         self._lock = threading.Lock()
         self._digests: set[str] = set()
+        self._variants: set[str] = set()
         self._logprobs = _LOGPROBS
         self._check()
 
@@ -88,19 +96,24 @@ class ServedTarget:
             )
         with self._lock:
             self._digests.add(response.headers.get("x-carril-model", ""))
+            self._variants.add(response.headers.get("x-carril-variant", ""))
         try:
             return self._reply(response.json(), latency_s)
         except (ValueError, KeyError, IndexError, TypeError) as err:
             return Reply(error=f"not an OpenAI answer: {err!r}", latency_s=latency_s)
 
     def info(self) -> TargetInfo:
-        """Say what was measured, with the hash where the server tells one for all answers."""
+        """Say what was measured, with the hashes where the server tells one for all answers."""
         with self._lock:
-            digests = self._digests - {""}
-        version = ", ".join(sorted(digests)) or None
-        sha256 = self._full_hash(next(iter(digests))) if len(digests) == 1 else None
+            digests, variants = self._digests - {""}, self._variants - {""}
+        weights = self._weights(next(iter(digests)), variants) if len(digests) == 1 else None
         return TargetInfo(
-            kind="served", name=self._model, version=version, sha256=sha256, grammar=self._grammar
+            kind="served",
+            name=self._model,
+            version=", ".join(sorted(digests)) or None,
+            sha256=None if weights is None else weights.sha256,
+            grammar=self._grammar,
+            prior_sha256=None if weights is None else weights.prior_sha256,
         )
 
     def close(self) -> None:
@@ -171,12 +184,15 @@ class ServedTarget:
             completion_tokens=usage.get("completion_tokens"),
         )
 
-    def _full_hash(self, prefix: str) -> str | None:
+    def _weights(self, prefix: str, variants: Collection[str]) -> _Weights | None:
         try:
             document = self._client.get("/readyz").json()
         except (httpx.HTTPError, ValueError):
             return None
-        found = {h for h in _hashes(document) if h.startswith(prefix)}
+        shown = document.get("variants") if isinstance(document, dict) else None
+        if isinstance(shown, dict) and (answering := [shown[v] for v in variants if v in shown]):
+            document = answering  # others may have the same weights with another prior
+        found = {w for w in _weights_in(document) if w.sha256.startswith(prefix)}
         return found.pop() if len(found) == 1 else None
 
 
@@ -201,13 +217,13 @@ def _message(response: httpx.Response) -> str:
         return response.text[:200]
 
 
-def _hashes(document: object) -> Iterator[str]:
+def _weights_in(document: object) -> Iterator[_Weights]:
     if isinstance(document, dict):
-        for key, value in document.items():
-            if key == "model_sha256" and isinstance(value, str):
-                yield value
-            else:
-                yield from _hashes(value)
-    elif isinstance(document, list):
+        digest = document.get("model_sha256")
+        if isinstance(digest, str):
+            prior = document.get("intent_prior_sha256")
+            yield _Weights(digest, prior if isinstance(prior, str) else None)
+        document = list(document.values())
+    if isinstance(document, list):
         for value in document:
-            yield from _hashes(value)
+            yield from _weights_in(value)

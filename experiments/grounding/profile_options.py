@@ -1,5 +1,6 @@
 """`profile.yaml`: what a profile says besides prompt, schema and template."""
 
+import hashlib
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -32,6 +33,16 @@ class ProfileOptions(BaseModel):
         if self.intent_prior is None and "intent_prior_weight" in self.model_fields_set:
             raise ValueError("intent_prior_weight is given, but no intent_prior")
         return self
+
+
+def prior_sha256(content: bytes, weight: float) -> str:
+    """Return the hash of an intent prior as it is used: of its file, and of how much it counts.
+
+    Args:
+        content: Of the file that `intent_prior` names.
+        weight: `intent_prior_weight`.
+    """
+    return hashlib.sha256(content + repr(weight).encode()).hexdigest()
 
 
 def parse_options(text: str | None) -> ProfileOptions:

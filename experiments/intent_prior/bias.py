@@ -1,11 +1,10 @@
 """The prior of a profile: what it adds to the logits of the openings of an answer."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.grounding.profile_options import ProfileOptions
+from experiments.grounding.profile_options import ProfileOptions, prior_sha256
 from experiments.intent_prior.errors import PriorError
 from experiments.intent_prior.openings import answer_openings
 from experiments.intent_prior.prior import IntentPrior
@@ -39,7 +38,7 @@ class OpeningBias:
         self._prior = prior
         self._weight = weight
         self._openings = openings
-        self.sha256 = hashlib.sha256(content + repr(weight).encode()).hexdigest()
+        self.sha256 = prior_sha256(content, weight)
         """Of everything that it depends on beside the answer schema."""
 
     @property

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from experiments.grounding.profile_options import FILE as OPTIONS_FILE
 from experiments.grounding.profile_options import parse_options
+from experiments.grounding.profile_options import prior_sha256 as prior_in_use
 from experiments.registry.errors import RegistryError
 
 FILES = {
@@ -56,6 +57,18 @@ def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
         FILES.get(name, _PRIOR_KEY): hashlib.sha256(content).hexdigest()
         for name, content in files.items()
     }
+
+
+def prior_sha256(files: Mapping[str, bytes]) -> str | None:
+    """Return the hash of the intent prior that a profile adds, as calibrations name it.
+
+    Args:
+        files: What `read_profile` returned.
+    """
+    options = parse_options(files.get(OPTIONS_FILE, b"").decode())
+    if options.intent_prior is None:
+        return None
+    return prior_in_use(files[options.intent_prior], options.intent_prior_weight)
 
 
 def differences(files: Mapping[str, bytes], lineage: Mapping[str, str]) -> list[str]:

@@ -30,7 +30,7 @@ from experiments.evaluation.intent_calibration import (
 from experiments.registry.errors import AlteredFile, RegistryError, UnknownVersion, brief
 from experiments.registry.ledger import Ledger
 from experiments.registry.lock import HeldLock, locked
-from experiments.registry.profile import ServedFiles, differences, read_profile
+from experiments.registry.profile import ServedFiles, differences, prior_sha256, read_profile
 from experiments.registry.records import Alias, LedgerEntry, ModelVersion, State, VersionRef
 from experiments.registry.standing import Standing, standings
 
@@ -189,8 +189,11 @@ class Registry:
     def calibration(self, version: ModelVersion) -> IntentCalibration | None:
         """Return how far the probabilities of a version can be believed, if that was fitted.
 
+        One that was fitted on another file, or with another intent prior than the profile that is
+        kept with the version has, says nothing about it.
+
         Raises:
-            RegistryError: If the record cannot be used.
+            RegistryError: If the record or the profile cannot be used.
         """
         path = calibration_path(self.blob(version.sha256))
         if not path.is_file():
@@ -199,7 +202,18 @@ class Registry:
             found = read_calibration(path)
         except EvaluationError as error:
             raise RegistryError(error.message, error.fix) from error
-        return found if found.model_sha256 == version.sha256 else None
+        if found.model_sha256 != version.sha256:
+            return None
+        return found if self._has_prior(version, found.prior_sha256) else None
+
+    def _has_prior(self, version: ModelVersion, sha256: str | None) -> bool:
+        if not version.has_profile:
+            return True  # served with the profile of the config, whatever that is
+        folder = self.directory(version.name, version.version) / "profile"
+        try:
+            return prior_sha256(read_profile(folder)) == sha256
+        except OSError as error:
+            raise AlteredFile(f"the profile of {version.label} cannot be read: {error}") from error
 
     def store_calibration(self, calibration: IntentCalibration) -> None:
         """Keep a calibration beside the stored file that it was fitted on; a newer one replaces it.

@@ -83,6 +83,7 @@ def _replica(state: ModelState) -> dict[str, Any]:
         "engine": identity.engine if identity else None,
         "model": identity.model_name if identity else None,
         "model_sha256": identity.model_sha256 if identity else None,
+        "intent_prior_sha256": identity.prior_sha256 if identity else None,
         "config": identity.config_hash if identity else "",
         "wanted_config": state.config_hash,
         "error": state.error,

@@ -48,6 +48,8 @@ class ModelIdentity:
     adapters: tuple[AdapterHashes, ...] = ()
     """Adapters that are loaded over the weights; empty in the identity of one of them."""
     serves_base: bool = True
+    prior_sha256: str | None = None
+    """Hash of the intent prior that is added to the model's choice, with its weight."""
 
     def of(self, adapter: str | None) -> "ModelIdentity | None":
         """Return the identity of the answers with an adapter; None if it is not loaded."""

@@ -204,6 +204,9 @@ def _identity(
         config_hash=content_hash(config)[:12],
         adapters=_adapter_hashes(config, sha256, parts),
         serves_base=config.serve_base,
+        prior_sha256=(
+            profile.bias.sha256 if profile.bias and config.engine == "llama_cpp" else None
+        ),
     )
 
 

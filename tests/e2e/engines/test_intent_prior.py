@@ -232,6 +232,8 @@ async def test_a_replica_adds_it_where_the_profiles_schema_is_in_use(folder, tmp
         return json.loads(chunk.text)["intent"]
 
     try:
+        identity = replica._keeper.slot.current.identity
+        assert identity.prior_sha256 == load_profile(str(folder)).bias.sha256
         assert await intent_of() == "despedida"
         # The client's own schema, even where it says the same, is answered by the network alone.
         assert await intent_of(json_schema=PLAIN_PROFILE.answer_schema) == "fotos_video"
@@ -256,9 +258,16 @@ def test_the_evaluation_of_a_file_asks_it_the_same_way(engine, profile, folder):
         replies = [target.answer(item) for item in items]
     finally:
         target.close()
+    assert target.info().prior_sha256 == profile.bias.sha256
     served = answers(engine, *(request_for(text, profile) for text in QUESTIONS))
     assert [reply.text for reply in replies] == [answer.text for answer in served]
     assert all((reply.probabilities or {})["despedida"] > 0.99 for reply in replies)
+
+
+def test_bare_answers_are_measured_without_it(folder):
+    target = GgufTarget(MODEL, read_profile(folder), grammar=False)
+    target.close()
+    assert target.info().prior_sha256 is None
 
 
 def test_the_evaluation_refuses_a_model_that_it_cannot_reach(nano, folder):

@@ -1,5 +1,6 @@
 """The body of /readyz: ready, degraded or not, and why."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,14 +65,16 @@ def test_status(gateways: list[GatewayReport], variants: list[VariantClient], st
 
 
 def test_body_names_every_replica_and_every_reason() -> None:
+    told = model(error="hash differs")
     body = readiness_body(
         [gateway("g1"), gateway("g2", error="weights add up to 97 %")],
-        [variant(model(error="hash differs"), LOADING)],
+        [variant(replace(told, identity=identity(prior_sha256="cd" * 32)), LOADING)],
     )
     assert body["config"] == "c1"
     assert [g["error"] for g in body["gateways"]] == [None, "weights add up to 97 %"]
     old, loading = body["variants"]["stable"]["replicas"]
     assert (old["error"], old["state"], old["model_sha256"]) == ("hash differs", "ready", "ab" * 32)
+    assert (old["intent_prior_sha256"], loading["intent_prior_sha256"]) == ("cd" * 32, None)
     assert (loading["state"], loading["model"], loading["config"]) == ("loading", None, "")
 
 

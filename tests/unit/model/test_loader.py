@@ -234,5 +234,7 @@ async def test_an_engine_that_cannot_add_a_prior_says_so_when_it_loads(
     )
     model = {"path": str(tmp_path), "sha256": sha256}
     profile = with_prior(tmp_path / "p")
-    await load_model(model_config(engine="vllm", model=model, profile=profile), replica="r")
+    config = model_config(engine="vllm", model=model, profile=profile)
+    loaded = await load_model(config, replica="r")
     assert "has an intent prior, which the vllm engine does not add" in caplog.text
+    assert loaded.identity.prior_sha256 is None

@@ -53,14 +53,22 @@ class ScriptedTarget:
 
     workers = 1
 
-    def __init__(self, reply: Callable[[Item], Reply], *, grammar: bool = True) -> None:
-        self._reply, self._grammar = reply, grammar
+    def __init__(
+        self, reply: Callable[[Item], Reply], *, grammar: bool = True, prior: str | None = None
+    ) -> None:
+        self._reply, self._grammar, self._prior = reply, grammar, prior
 
     def answer(self, item: Item) -> Reply:
         return self._reply(item)
 
     def info(self) -> TargetInfo:
-        return TargetInfo(kind="gguf", name="scripted", sha256="a" * 64, grammar=self._grammar)
+        return TargetInfo(
+            kind="gguf",
+            name="scripted",
+            sha256="a" * 64,
+            grammar=self._grammar,
+            prior_sha256=self._prior,
+        )
 
     def close(self) -> None:
         pass

@@ -48,7 +48,7 @@ def test_a_model_is_calibrated_on_conversations(write_data, tmp_path, profile):
 
     seen = []
     found, path = calibrate_model(
-        ScriptedTarget(reply),
+        ScriptedTarget(reply, prior="d" * 64),
         profile,
         model=tmp_path / "m.Q4_K_M.gguf",
         data=data,
@@ -59,6 +59,7 @@ def test_a_model_is_calibrated_on_conversations(write_data, tmp_path, profile):
     assert found.temperature == pytest.approx(2.0, rel=0.15)
     assert found.out_of_scope.false_alarms_upper <= 0.05
     assert found.labels == profile.intents
+    assert found.prior_sha256 == "d" * 64
     assert (found.model_sha256, found.n, seen[-1]) == ("a" * 64, 400, (400, 400))
 
 

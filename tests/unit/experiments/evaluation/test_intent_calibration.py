@@ -10,13 +10,13 @@ from experiments.evaluation.intent_calibration import (
     IntentCalibration,
     OperatingPoint,
     calibration_path,
-    find_calibration,
+    find_calibrations,
     line,
     read_calibration,
     temper,
     write_calibration,
 )
-from experiments.evaluation.profile import DEFAULT_DIR
+from experiments.evaluation.profile import DEFAULT_DIR, read_profile
 
 POINT = OperatingPoint(
     label="fuera_de_dominio",
@@ -89,8 +89,18 @@ def test_the_record_is_kept_beside_the_model_and_found_by_its_hash(tmp_path):
     write_calibration(calibration(), path)
     assert read_calibration(path) == calibration()
     other = tmp_path / "other"
-    assert find_calibration("a" * 64, [other, tmp_path]) == calibration()
-    assert find_calibration("c" * 64, [tmp_path]) is None
+    assert find_calibrations("a" * 64, [other, tmp_path]) == [calibration()]
+    assert find_calibrations("c" * 64, [tmp_path]) == []
+
+
+def test_a_record_names_its_prior_and_without_one_is_what_it_always_was(tmp_path):
+    path = tmp_path / "m.calibration.json"
+    write_calibration(calibration(prior_sha256="d" * 64), path)
+    assert read_calibration(path).prior_sha256 == "d" * 64
+    shipped = DEFAULT_DIR.parent / "okla-v1.calibration.json"  # from before there were priors
+    old = read_calibration(shipped)
+    assert old.prior_sha256 is None
+    assert old.to_json() == shipped.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,7 @@ def test_the_record_is_kept_beside_the_model_and_found_by_its_hash(tmp_path):
         ({"slope": -1}, "slope"),
         ({"intercept": None}, "intercept"),
         ({"model_sha256": "a"}, "model_sha256"),
+        ({"prior_sha256": "none"}, "prior_sha256"),
         ({"unknown": 1}, "unknown"),
     ],
 )
@@ -130,3 +141,10 @@ def test_a_shipped_model_comes_with_the_calibration_of_its_file(name: str) -> No
     assert found.model_sha256 == manifest["sha256"], "the model was replaced: make calibrate"
     assert found.out_of_scope is not None
     assert found.out_of_scope.false_alarms_upper <= 0.05
+
+
+def test_the_shipped_calibration_was_fitted_with_the_prior_of_the_shipped_profile() -> None:
+    found = read_calibration(DEFAULT_DIR.parent / "okla-v2.calibration.json")
+    bias = read_profile().bias
+    in_force = None if bias is None else bias.sha256
+    assert found.prior_sha256 == in_force, "the profile's prior was changed: make calibrate"

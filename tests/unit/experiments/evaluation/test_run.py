@@ -292,6 +292,34 @@ def test_the_calibration_of_exactly_the_measured_file_is_found(tmp_path, monkeyp
         found(named, "cd" * 32)
 
 
+def test_a_calibration_that_was_fitted_with_another_prior_is_left_out(tmp_path):
+    digest, prior = "ab" * 32, "d" * 64
+    settings = make_settings({"target": "gguf", "model": str(tmp_path / "m.gguf")}, where="test")
+    write_calibration(calibration(model_sha256=digest), tmp_path / "m.calibration.json")
+    said = []
+
+    def found(settings, prior):
+        target = TargetInfo(kind="gguf", name="m", sha256=digest, grammar=True, prior_sha256=prior)
+        return calibration_of(settings, target, on_stage=said.append)
+
+    assert found(settings, None).prior_sha256 is None
+    assert said == []
+    assert found(settings, prior) is None
+    assert said == [
+        "the calibration of m was fitted without an intent prior, and measured was with the "
+        f"intent prior {prior}: it is left out; carril eval calibrate fits it again"
+    ]
+    named = settings.model_copy(update={"calibration": tmp_path / "m.calibration.json"})
+    with pytest.raises(BadInput, match=r"without an intent prior; measured was .* prior dddd") as e:
+        found(named, prior)
+    assert "carril eval calibrate" in e.value.fix
+    # Beside it lies the one that was fitted with the prior: each is used where it belongs.
+    record = calibration(model_sha256=digest, prior_sha256=prior)
+    write_calibration(record, tmp_path / "with-prior.calibration.json")
+    assert found(settings, prior) == record
+    assert found(settings, None).prior_sha256 is None
+
+
 def test_answers_without_probabilities_are_decided_by_name(tmp_path, greetings, profile):
     report = run(
         always("fuera_de_dominio"),

@@ -160,6 +160,27 @@ def test_the_model_is_named_by_its_full_hash(profile):
     assert (target.info().version, target.info().sha256) == (digest[:12], digest)
 
 
+def test_the_prior_is_that_of_the_variant_that_answered(profile):
+    digest = "ab" * 32
+    variants = {
+        name: {"replicas": [{"model_sha256": digest, "intent_prior_sha256": prior}]}
+        for name, prior in (("plain", None), ("helped", "d" * 64))
+    }
+
+    def info(*answering):
+        headers = {"x-carril-model": digest[:12]}
+        answers = [completion(**headers, **{"x-carril-variant": name}) for name in answering]
+        target = open_target(Server(*answers, readyz={"variants": variants}), profile)
+        for _ in answering:
+            target.answer(make_item())
+        return target.info()
+
+    assert (info("plain").sha256, info("plain").prior_sha256) == (digest, None)
+    assert (info("helped").sha256, info("helped").prior_sha256) == (digest, "d" * 64)
+    # The same weights with and without it: nobody can say what was measured.
+    assert (info("plain", "helped").sha256, info("plain", "helped").prior_sha256) == (None, None)
+
+
 def test_several_variants_have_no_one_hash(profile):
     server = Server(
         completion(**{"x-carril-model": "a" * 12}), completion(**{"x-carril-model": "b" * 12})

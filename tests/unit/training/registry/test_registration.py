@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.evaluation.intent_calibration import calibration_path, write_calibration
+from experiments.grounding.profile_options import prior_sha256
 from experiments.registry import Alias, Kind, Registry, State
 from experiments.registry.errors import AlteredFile, RegistryError, VersionConflict
 from experiments.registry.ledger import Ledger
@@ -74,6 +75,27 @@ def test_the_calibration_beside_a_model_comes_along(registry: Registry, tmp_path
     beside.write_text("{}")
     with pytest.raises(RegistryError, match="is no calibration"):
         register(manifest, registry=registry)
+
+
+def test_a_calibration_of_another_prior_is_not_the_version_s(
+    registry: Registry, tmp_path: Path
+) -> None:
+    hashes = write_profile(tmp_path / "profile")
+    options = "intent_prior: p.npz\nintent_prior_weight: 2\n"
+    (tmp_path / "profile" / "profile.yaml").write_text(options, encoding="utf-8")
+    (tmp_path / "profile" / "p.npz").write_bytes(b"prior")
+    manifest = write_model(tmp_path, **hashes)
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    beside = calibration_path(tmp_path / document["file"])
+    fitted = {
+        prior: calibration(model_sha256=document["sha256"], prior_sha256=prior)
+        for prior in (None, prior_sha256(b"prior", 1.0), prior_sha256(b"prior", 2.0))
+    }
+    for prior, record in fitted.items():
+        write_calibration(record, beside)
+        version = register(manifest, registry=registry).version
+        own = prior == prior_sha256(b"prior", 2.0)
+        assert registry.calibration(version) == (record if own else None)
 
 
 def test_registering_twice_changes_nothing(registry: Registry, tmp_path: Path) -> None:
