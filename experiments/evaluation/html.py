@@ -64,6 +64,7 @@ def to_html(report: Report, predictions: Sequence[Prediction]) -> str:
         f"version {target.version or 'unknown'}",
         f"model {target.sha256 or 'hash unknown'}",
         f"grammar {'on' if target.grammar else 'off'}",
+        f"intent prior {target.prior_sha256 or 'none known'}",
         ", ".join(f"{name}: {s.n}" for name, s in sorted(report.suites.items())),
         f"{report.n_errors} without an answer",
         report.created_at.isoformat(),

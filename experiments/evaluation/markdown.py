@@ -30,6 +30,7 @@ def to_markdown(report: Report) -> str:
         ("version", target.version or "unknown"),
         ("SHA-256 of the model", f"`{target.sha256}`" if target.sha256 else "unknown"),
         ("grammar", "on" if target.grammar else "off"),
+        ("intent prior", f"`{target.prior_sha256}`" if target.prior_sha256 else "none known"),
         ("items", ", ".join(f"{name} {s.n}" for name, s in sorted(report.suites.items()))),
         ("suite SHA-256", f"`{report.suite_sha256}`"),
         ("without an answer", str(report.n_errors)),

@@ -95,8 +95,8 @@ def _report_path(given: Path) -> Path:
 
 def _print(report: "GateReport", *, brief: bool) -> None:
     typer.echo(f"{report.verdict.value}  {report.candidate.name} {report.candidate.version or ''}")
-    for reason in report.reasons:
-        typer.echo(f"  {reason}")
+    for line in (*report.reasons, *report.notes):
+        typer.echo(f"  {line}")
     if brief:
         return
     for check in report.checks:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from experiments.evaluation.intent_calibration import with_prior
 from experiments.gate.checks import Check, Outcome, worst
 from experiments.gate.comparison import Pair, check_margins, check_superiority
 from experiments.gate.floors import check_floors
@@ -70,6 +71,7 @@ def judge(
     return GateReport(
         verdict=verdict,
         reasons=tuple(reasons),
+        notes=_notes(candidate, champion),
         checks=tuple(checks),
         candidate=_judged(candidate),
         champion=None if champion is None else _judged(champion),
@@ -88,7 +90,8 @@ def _gain(
     if policy.hypothesis is Hypothesis.NON_INFERIORITY:
         return Outcome.PASS, [], []
     checks = list(check_superiority(pairs, metrics, policy))
-    if candidate.sha256 == champion.sha256:
+    same_prior = candidate.prior_sha256 == champion.prior_sha256
+    if candidate.sha256 == champion.sha256 and same_prior:
         # Two runs of one file can differ by chance or load; no test should turn that into a gain.
         same = (
             f"FAIL primary: candidate and champion are the same file ({candidate.sha256[:12]}); "
@@ -121,6 +124,15 @@ def _pass_reason(champion: Run | None, policy: GatePolicy) -> str:
     )
 
 
+def _notes(candidate: Run, champion: Run | None) -> tuple[str, ...]:
+    if champion is None or candidate.prior_sha256 == champion.prior_sha256:
+        return ()
+    return (
+        f"the candidate was measured {with_prior(candidate.prior_sha256)}, the champion "
+        f"{with_prior(champion.prior_sha256)}: what differs is of both, the models and the priors",
+    )
+
+
 def _judged(run: Run) -> Judged:
     target = run.report.target
-    return Judged(target.name, target.version, run.sha256)
+    return Judged(target.name, target.version, run.sha256, target.prior_sha256)

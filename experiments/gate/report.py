@@ -21,6 +21,8 @@ class Judged(NamedTuple):
     name: str
     version: str | None
     sha256: str
+    prior_sha256: str | None
+    """Of the intent prior that was added to its choices; None if none is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class GateReport:
 
     verdict: Outcome
     reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What a reader should know beside them; no part of the verdict."""
     checks: tuple[Check, ...]
     candidate: Judged
     champion: Judged | None
@@ -44,6 +48,7 @@ class GateReport:
             "schema_version": SCHEMA_VERSION,
             "verdict": self.verdict.value,
             "reasons": list(self.reasons),
+            "notes": list(self.notes),
             "checks": [check.to_dict() for check in self.checks],
             "candidate": self.candidate._asdict(),
             "champion": None if self.champion is None else self.champion._asdict(),
@@ -71,7 +76,7 @@ class GateReport:
             f"Candidate {_label(self.candidate)} against {against}. Hypothesis: {hypothesis}. "
             f"One-sided alpha {self.policy.alpha:g}, suites `{self.suite_sha256[:12]}`.",
             "",
-            *(f"- {reason}" for reason in self.reasons),
+            *(f"- {reason}" for reason in (*self.reasons, *self.notes)),
             "",
         ]
         for kind, title in _TITLES.items():
@@ -107,7 +112,8 @@ def write_report(report: GateReport, path: Path) -> Path:
 
 def _label(model: Judged) -> str:
     version = "" if model.version is None else f" {model.version}"
-    return f"{model.name}{version} (`{model.sha256[:12]}`)"
+    prior = "" if model.prior_sha256 is None else f", intent prior `{model.prior_sha256[:12]}`"
+    return f"{model.name}{version} (`{model.sha256[:12]}`{prior})"
 
 
 def _table(checks: Sequence[Check]) -> list[str]:

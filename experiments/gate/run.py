@@ -24,6 +24,11 @@ class Run:
     predictions: tuple[Prediction, ...]
     """Sorted by id."""
 
+    @property
+    def prior_sha256(self) -> str | None:
+        """Of the intent prior that was added to the model's choices; None if none is known."""
+        return self.report.target.prior_sha256
+
 
 def read_run(folder: Path, role: str) -> Run:
     """Read a run folder.

@@ -86,6 +86,29 @@ def test_a_run_writes_a_folder_that_holds_together(tmp_path, greetings, profile)
     assert "http" not in page  # nothing is loaded from elsewhere
 
 
+@pytest.mark.parametrize(
+    ("prior", "shown"), [("d" * 64, "d" * 64), (None, "none known")], ids=["a prior", "none"]
+)
+def test_a_report_says_which_prior_was_in_force(tmp_path, greetings, profile, prior, shown):
+    target = ScriptedTarget(lambda _: Reply(text=answer_text(), finished=True), prior=prior)
+    run(target, [greetings], profile, out=tmp_path / "out")
+    report, _ = read_run(tmp_path / "out")
+    assert report.target.prior_sha256 == prior
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"· intent prior {shown} ·" in page
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"| intent prior | {f'`{shown}`' if prior else shown} |" in markdown
+
+
+def test_a_report_from_before_there_were_priors_is_read(tmp_path, greetings, profile):
+    run(always("saludo"), [greetings], profile, out=tmp_path / "out")
+    path = tmp_path / "out" / "report.json"
+    document = json.loads(path.read_text(encoding="utf-8")) | {"schema_version": 2}
+    del document["target"]["prior_sha256"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_run(tmp_path / "out")[0].target.prior_sha256 is None
+
+
 def test_what_a_model_writes_is_no_markup(tmp_path, write_suite, profile):
     suite = read_suite(
         write_suite(item_line(forbidden=["script"]), name="s"), intents=profile.intents

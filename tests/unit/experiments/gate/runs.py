@@ -86,6 +86,7 @@ def write_run(
     version: str = "2.0.0",
     suite_sha256: str = "c" * 64,
     n: int | None = None,
+    prior: str | None = None,
 ) -> Path:
     """Write `report.json` and `predictions.jsonl`."""
     folder.mkdir(parents=True)
@@ -93,7 +94,7 @@ def write_run(
     (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
     rate = {"value": None, "n": 0}
     report = {
-        "schema_version": 1,
+        "schema_version": 1 if prior is None else 3,
         "created_at": "2026-05-01T12:00:00+00:00",
         "target": {
             "kind": kind,
@@ -101,7 +102,8 @@ def write_run(
             "version": version,
             "sha256": sha256,
             "grammar": False,
-        },
+        }
+        | ({} if prior is None else {"prior_sha256": prior}),
         "suites": {"golden": {"sha256": suite_sha256, "n": len(predictions) if n is None else n}},
         "suite_sha256": suite_sha256,
         "predictions_sha256": hashlib.sha256(lines.encode()).hexdigest(),

@@ -43,6 +43,17 @@ def test_a_better_model_passes_and_the_registry_can_read_why(
     assert (candidate / "gate.md").read_text(encoding="utf-8").startswith("# Gate: PASS\n")
 
 
+def test_a_run_with_another_prior_is_compared_and_named(
+    tmp_path: Path, champion: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidate = _candidate(tmp_path, 0.05, prior="d" * 64)
+    arguments = ["eval", "gate", "--candidate", str(candidate), "--champion", str(champion)]
+    assert run([*arguments, "--ci"]) == 0
+    note = "  the candidate was measured with the intent prior dddd"
+    assert note in capsys.readouterr().out
+    parse_gate_report((candidate / "gate.json").read_bytes(), where="gate.json")
+
+
 @pytest.mark.parametrize(
     ("out", "written"),
     [("a/verdict.json", "a/verdict.json"), (".", "gate.json"), ("new", "new/gate.json")],

@@ -147,6 +147,28 @@ def test_two_runs_of_one_file_do_not_pass(tmp_path: Path) -> None:
     assert any("same file" in reason for reason in report.reasons)
 
 
+def test_the_same_file_with_another_prior_is_another_candidate(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    base = rng.random(_N) < 0.85
+    better = golden(related(base, 0.05, 0.09, rng))
+    candidate = write_run(tmp_path / "one", better, sha256=SHA_B, prior="d" * 64)
+    champion = write_run(tmp_path / "two", golden(base), sha256=SHA_B)  # from before priors
+    report = evaluate_gate(candidate, champion, GatePolicy())
+    assert report.verdict.value == "PASS"
+    (note,) = report.notes
+    assert note.startswith(f"the candidate was measured with the intent prior {'d' * 64}, the ")
+    assert "the champion without an intent prior" in note
+    markdown = report.to_markdown()
+    assert f"- {note}" in markdown
+    assert "(`bbbbbbbbbbbb`, intent prior `dddddddddddd`) against champion" in markdown
+    assert report.to_document()["candidate"] == {
+        "name": "okla-chat",
+        "version": "2.0.0",
+        "sha256": SHA_B,
+        "prior_sha256": "d" * 64,
+    }
+
+
 def test_few_items_are_inconclusive_and_say_how_many_would_decide(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     base = rng.random(300) < 0.90
