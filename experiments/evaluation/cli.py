@@ -41,8 +41,11 @@ def run_command(
     ] = None,
     gguf: Annotated[Path | None, typer.Option(help="Measure this model file.")] = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Measure the TF-IDF classifier alone.")
+        bool, typer.Option("--baseline", help="Measure a classifier over TF-IDF alone.")
     ] = False,
+    baseline_model: Annotated[
+        str | None, typer.Option(help="Which one: svm, the stronger, or logreg.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML with all settings, instead of options.")
     ] = None,
@@ -50,7 +53,7 @@ def run_command(
         list[Path] | None, typer.Option(help="Suite file, or folder of them; may be repeated.")
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="train.jsonl for TF-IDF and majority in the table.")
+        Path | None, typer.Option(help="Messages for the simpler classifiers of the table.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of results; CARRIL_HOME/evaluations/... by default.")
@@ -90,6 +93,8 @@ def run_command(
     given = sum((model is not None, gguf is not None, baseline, config is not None))
     if given != 1:
         fail("give one of --model, --gguf, --baseline or --config")
+    if baseline_model is not None and not baseline:
+        fail(f"--baseline-model {baseline_model} says which classifier --baseline measures")
     skipped = {
         "latency": skip_latency,
         "adversarial": skip_adversarial,
@@ -106,6 +111,7 @@ def run_command(
         "url": url or os.environ.get("CARRIL_URL") or DEFAULT_URL,
         "suites": tuple(suite or ()),
         "train": train,
+        "baseline_model": baseline_model or "svm",
         "grammar": grammar,
         "concurrency": concurrency,
         "threads": threads,

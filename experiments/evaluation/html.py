@@ -5,6 +5,7 @@ from html import escape
 
 from experiments.evaluation import svg
 from experiments.evaluation.markdown import (
+    CLASSIFIER_HEADER,
     SCOPE_HEADER,
     dimension_interval,
     dimension_value,
@@ -12,6 +13,7 @@ from experiments.evaluation.markdown import (
     kept_note,
     percent,
     scope_rows,
+    trained_on,
 )
 from experiments.evaluation.predictions import Prediction
 from experiments.evaluation.report import CalibrationFigures, Dimension, Rate, Report
@@ -120,6 +122,7 @@ def _classifiers(report: Report) -> str:
             interval(own.ci_lower, own.ci_upper) if own else "-",
             percent(slang.value if slang else None),
             percent(report.metrics.get("macro_f1")),
+            "-",
         )
     ]
     rows += [
@@ -129,10 +132,11 @@ def _classifiers(report: Report) -> str:
             interval(b.accuracy.ci_lower, b.accuracy.ci_upper),
             percent(b.slang_accuracy.value),
             percent(b.macro_f1),
+            trained_on(b),
         )
         for b in report.baselines
     ]
-    return _table(("classifier", "intent accuracy", "95 % interval", "slang", "macro F1"), rows)
+    return _table(CLASSIFIER_HEADER, rows)
 
 
 def _rates(title: str, rates: Mapping[str, Rate]) -> str:

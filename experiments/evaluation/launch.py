@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.evaluation.dimensions import Skippable
 from experiments.evaluation.errors import BadInput
@@ -16,11 +17,14 @@ from experiments.evaluation.intent_calibration import (
 )
 from experiments.evaluation.items import Suite, read_suite
 from experiments.evaluation.profile import DEFAULT_DIR, Profile, read_profile
-from experiments.evaluation.report import BaselineResult, Report, TargetInfo
+from experiments.evaluation.report import Report, TargetInfo
 from experiments.evaluation.run import run
 from experiments.evaluation.settings import PACKAGED_SUITES, EvaluationSettings
 from experiments.evaluation.target import Target
 from experiments.home import carril_home
+
+if TYPE_CHECKING:
+    from experiments.evaluation.baselines import Baselines
 
 OnStage = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
@@ -63,13 +67,14 @@ def evaluate(
     profile = read_profile(settings.profile)
     suites = open_suites(settings, profile)
     on_stage(", ".join(f"{suite.name}: {len(suite.items)} items" for suite in suites))
-    baselines: Sequence[BaselineResult] = ()
+    baselines = None
     if settings.train is not None:
-        from experiments.evaluation.baselines import measure_baselines
+        from experiments.evaluation.baselines import Baselines
 
-        on_stage("training the simpler classifiers")
-        baselines = measure_baselines(settings.train, suites)
-    target = open_target(settings, profile, api_key=api_key)
+        baselines = Baselines(settings.train)
+        on_stage(f"the simpler classifiers learn from {baselines.n_messages} messages")
+    # Opened first: who mistyped its name need not wait for classifiers to be fitted.
+    target = open_target(settings, profile, api_key=api_key, baselines=baselines)
     try:
         return run(
             target,
@@ -78,7 +83,7 @@ def evaluate(
             out=out,
             thresholds=settings.thresholds,
             skip=settings.skip | (_NOT_OF_A_CLASSIFIER if settings.target == "baseline" else set()),
-            baselines=baselines,
+            baselines=() if baselines is None else baselines.measure(suites),
             calibration_of=lambda info: calibration_of(settings, info, on_stage=on_stage),
             on_progress=on_progress,
         )
@@ -87,7 +92,11 @@ def evaluate(
 
 
 def open_target(
-    settings: EvaluationSettings, profile: Profile, *, api_key: str | None = None
+    settings: EvaluationSettings,
+    profile: Profile,
+    *,
+    api_key: str | None = None,
+    baselines: "Baselines | None" = None,
 ) -> Target:
     """Open what the settings ask for.
 
@@ -116,7 +125,8 @@ def open_target(
         )
     from experiments.evaluation.baselines import BaselineTarget
 
-    return BaselineTarget(settings.train or Path(), profile)
+    assert baselines is not None  # noqa: S101 (the settings demand a training file)
+    return BaselineTarget(baselines, settings.baseline_model)
 
 
 def calibration_of(

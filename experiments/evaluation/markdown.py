@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.evaluation.report import (
+    BaselineResult,
     CalibrationFigures,
     Dimension,
     KeptCalibration,
@@ -10,6 +11,14 @@ from experiments.evaluation.report import (
     Report,
 )
 
+CLASSIFIER_HEADER = (
+    "classifier",
+    "intent accuracy",
+    "95 % interval",
+    "slang",
+    "macro F1",
+    "trained on",
+)
 SCOPE_HEADER = (
     "off-topic",
     "recognised",
@@ -108,6 +117,7 @@ def _baselines(report: Report) -> str:
             interval(accuracy.ci_lower, accuracy.ci_upper) if accuracy else "-",
             percent(slang.value if slang else None),
             percent(macro),
+            "-",
         )
     ]
     rows += [
@@ -117,12 +127,17 @@ def _baselines(report: Report) -> str:
             interval(b.accuracy.ci_lower, b.accuracy.ci_upper),
             percent(b.slang_accuracy.value),
             percent(b.macro_f1),
+            trained_on(b),
         )
         for b in report.baselines
     ]
-    header = ("classifier", "intent accuracy", "95 % interval", "slang", "macro F1")
     note = "" if report.baselines else "\n\nNo training file was given for the simpler ones."
-    return _table(header, rows) + note
+    return _table(CLASSIFIER_HEADER, rows) + note
+
+
+def trained_on(baseline: BaselineResult) -> str:
+    """Return how many messages a simpler classifier has learnt from, or `-`."""
+    return "-" if baseline.n_trained is None else f"{baseline.n_trained:,} messages"
 
 
 def _slices(report: Report) -> Iterable[str]:

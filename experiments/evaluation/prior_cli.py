@@ -30,8 +30,8 @@ def prior_command(
     Word pairs and pieces of words, weighed by a linear SVM; a minute of CPU for 100,000 messages.
     The same files give the same bytes.
     """
-    from experiments.evaluation.baselines import read_training_texts
     from experiments.evaluation.errors import BadInput
+    from experiments.evaluation.labelled_texts import read_training_texts
     from experiments.intent_prior.fit import fit_prior
     from experiments.intent_prior.table import pack
     from experiments.whole_file import write_whole

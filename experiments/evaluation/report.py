@@ -195,6 +195,8 @@ class BaselineResult(_Record):
     macro_f1: float
     trained_on: str
     """SHA-256 of the training file."""
+    n_trained: int | None = None
+    """Messages of it that were learnt from; None in older reports."""
 
 
 class Finding(_Record):

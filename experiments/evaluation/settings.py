@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.evaluation.classifiers import ClassifierKind
 from experiments.evaluation.dimensions import Skippable, Thresholds
 from experiments.evaluation.errors import BadInput
 from experiments.evaluation.intent_calibration import calibration_path
@@ -23,7 +24,7 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: Literal["served", "gguf", "baseline"]
-    """A server, a model file, or the TF-IDF classifier alone."""
+    """A server, a model file, or a simpler classifier alone."""
     model: str | None = None
     """Served model for `served`, path of the file for `gguf`."""
     url: str = DEFAULT_URL
@@ -32,6 +33,8 @@ class EvaluationSettings(BaseModel):
     """Suite files, or folders of them. The packaged attacks come along unless skipped or given."""
     train: Path | None = None
     """`train.jsonl` of a dataset, for the simpler classifiers of the table."""
+    baseline_model: ClassifierKind = "svm"
+    """Which of them `baseline` is; the stronger one by default."""
     profile: Path = DEFAULT_DIR
     """Folder with system prompt, chat template and answer schema."""
     grammar: bool = True
@@ -85,7 +88,9 @@ class EvaluationSettings(BaseModel):
     @property
     def run_name(self) -> str:
         """A file name for the run's folder."""
-        name = Path(self.model).name.removesuffix(".gguf") if self.model else "tfidf"
+        if self.target == "baseline":
+            return f"tfidf_{self.baseline_model}"
+        name = Path(self.model or "").name.removesuffix(".gguf")
         return re.sub(r"[^A-Za-z0-9._@-]+", "-", name)
 
 

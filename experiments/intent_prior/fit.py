@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.evaluation.baselines import LabelledTexts
 from experiments.evaluation.errors import BadInput, MissingExtra
+from experiments.evaluation.labelled_texts import LabelledTexts
 from experiments.intent_prior.features import features_of
 from experiments.intent_prior.prior import IntentPrior, inverse_frequencies
 from experiments.intent_prior.table import PriorTable
@@ -50,7 +50,7 @@ def fit_prior(train: LabelledTexts, tune: LabelledTexts) -> FittedPrior:
     """
     if strange := sorted(set(tune.labels) - set(train.labels)):
         raise BadInput(f"the file to tune on has intents that nothing is trained on: {strange}")
-    table = _fit(train)
+    table = fit_table(train)
     prior = IntentPrior(table)
     scores = np.stack([prior.scores(text) for text in tune.texts]).astype(np.float64)
     truth = np.array([table.labels.index(label) for label in tune.labels])
@@ -63,11 +63,17 @@ def fit_prior(train: LabelledTexts, tune: LabelledTexts) -> FittedPrior:
     )
 
 
-def _fit(train: LabelledTexts) -> PriorTable:
+def fit_table(train: LabelledTexts) -> PriorTable:
+    """Fit the weights alone, with a temperature of 1.
+
+    Raises:
+        BadInput: If nothing occurs often enough.
+        MissingExtra: If scikit-learn is not installed.
+    """
     try:
         from sklearn.svm import LinearSVC
     except ImportError as err:
-        raise MissingExtra("Fitting an intent prior", "evaluation") from err
+        raise MissingExtra("Fitting a linear SVM", "evaluation") from err
     kinds = _count(train.texts)
     hashes, messages_with = _vocabulary(kinds)
     if not len(hashes):

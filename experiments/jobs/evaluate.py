@@ -114,6 +114,9 @@ def command(
     url: Annotated[str | None, typer.Option(help="Address of the API; CARRIL_URL.")] = None,
     suite: Annotated[list[Path] | None, typer.Option(help="Suite file or folder.")] = None,
     train: Annotated[Path | None, typer.Option(help="train.jsonl for the classifiers.")] = None,
+    baseline_model: Annotated[
+        str, typer.Option(help="Which one --target baseline is: svm or logreg.")
+    ] = "svm",
     grammar: Annotated[bool, typer.Option(help="Force a GGUF's answers into the schema.")] = True,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 4,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of a GGUF.")] = 0,
@@ -135,6 +138,7 @@ def command(
             url=url,
             suite=suite,
             train=train,
+            baseline_model=baseline_model,
             grammar=grammar,
             concurrency=concurrency,
             threads=threads,

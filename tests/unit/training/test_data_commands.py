@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from experiments.evaluation.baselines import read_training_texts
+from experiments.evaluation.labelled_texts import read_training_texts
 from training.cli import data_app
 from training.config import load_config
 from training.contract import parse_answer

@@ -97,10 +97,9 @@ def test_a_record_names_its_prior_and_without_one_is_what_it_always_was(tmp_path
     path = tmp_path / "m.calibration.json"
     write_calibration(calibration(prior_sha256="d" * 64), path)
     assert read_calibration(path).prior_sha256 == "d" * 64
-    shipped = DEFAULT_DIR.parent / "okla-v1.calibration.json"  # from before there were priors
-    old = read_calibration(shipped)
-    assert old.prior_sha256 is None
-    assert old.to_json() == shipped.read_bytes()
+    write_calibration(calibration(), path)
+    assert b"prior_sha256" not in path.read_bytes()
+    assert read_calibration(path).prior_sha256 is None
 
 
 @pytest.mark.parametrize(
