@@ -117,8 +117,8 @@ def test_a_strong_prior_decides_the_intent_and_the_reply_is_of_it(path, profile)
         json.loads(one.text)["response"] != json.loads(other.text)["response"]
         for one, other in zip(found, bare, strict=True)
     ]
-    # Against a network that is sure of another intent, a reply may still be of that one.
-    assert any(changed)
+    # okla-v1 is often so sure of another intent that its reply is still of that one.
+    assert sum(changed) > (len(changed) / 2 if "okla-v2" in path.name else 0)
 
 
 def test_the_probabilities_are_the_product_of_both(engine, profile):
