@@ -189,6 +189,7 @@ class _Profile:
     chat_template = None
     answer_schema = '{"type":"array"}'
     system_prompt = None
+    openings = ()
 
 
 def test_profile_with_a_bad_schema_is_refused_at_load(nano):

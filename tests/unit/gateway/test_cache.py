@@ -236,7 +236,7 @@ FULL = CachedAnswer(
         prompt_text="hola",
         prompt_logprobs=(logprob("x", None),),
     ),
-    identity=identity(has_answer_schema=True),
+    identity=identity(has_answer_schema=True, prior_sha256="ab" * 32),
 )
 
 
@@ -337,7 +337,7 @@ def mangled() -> list[bytes]:
                 inner = inner[step]
             if type(value) is type(inner[path[-1]]) and path[-1] != "finish_reason":
                 continue
-            if path[-1] == "finish_reason" and value is None:
+            if path[-1] in {"finish_reason", "prior_sha256"} and value is None:
                 continue
             inner[path[-1]] = value
             cases.append(json.dumps(stored).encode())

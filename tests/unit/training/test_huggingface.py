@@ -14,11 +14,13 @@ from cluster.cli.models import models_app
 from cluster.errors import CommandError
 from serve_app.model.folders import hash_folder
 from training.answer_tokens import answer_tokens
+from training.config import load_config
 from training.errors import ExportError
 from training.export.gguf_writer import permute_rope_rows, write_gguf
 from training.export.huggingface import rope_rows_to_halves, unpack_gguf
 
 OKLA = Path(__file__).parents[3] / "models" / "okla" / "okla-v2.Q4_K_M.gguf"
+CONFIG = Path(__file__).parents[3] / "training" / "configs" / "okla-v2.yaml"
 TEXT = 'klk ¿tienen {"intent":"saludo"} Corolla 2019? <|eot_id|> niño 😀 12345'
 
 
@@ -29,10 +31,10 @@ def okla(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny(tied: bool) -> LlamaForCausalLM:
+def tiny(tied: bool, *, vocab_size: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8192,
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -49,8 +51,8 @@ def tiny(tied: bool) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_written_network_comes_back_as_it_was(okla: Path, tmp_path: Path, tied: bool) -> None:
-    network = tiny(tied)
     tokenizer = Tokenizer.from_file(str(okla / "tokenizer.json"))
+    network = tiny(tied, vocab_size=tokenizer.get_vocab_size())
     write_gguf(network, tokenizer, tmp_path / "n.gguf", name="n", version="1.0.0")
     unpack_gguf(tmp_path / "n.gguf", tmp_path / "n")
     weights = load_file(tmp_path / "n" / "model.safetensors")
@@ -66,7 +68,7 @@ def test_a_written_network_comes_back_as_it_was(okla: Path, tmp_path: Path, tied
 
 def test_the_tokenizer_reads_and_writes_text_as_before(okla: Path) -> None:
     tokenizer = Tokenizer.from_file(str(okla / "tokenizer.json"))
-    assert tokenizer.get_vocab_size() == 8192
+    assert tokenizer.get_vocab_size() == load_config(CONFIG).tokenizer.vocab_size
     ids = tokenizer.encode(TEXT).ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == TEXT
     assert tokenizer.token_to_id("<|eot_id|>") in ids

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.evaluation.intent_calibration import calibration_path, write_calibration
 from experiments.grounding.profile_options import prior_sha256
-from experiments.registry import Alias, Kind, Registry, State
+from experiments.registry import Alias, Kind, Registry, State, profile
 from experiments.registry.errors import AlteredFile, RegistryError, VersionConflict
 from experiments.registry.ledger import Ledger
 from experiments.registry.views import model_list
@@ -21,6 +21,7 @@ from tests.unit.training.registry.builders import (
     write_model,
     write_profile,
 )
+from training.contract import PROFILE_DIR
 from training.registry import register
 
 
@@ -66,7 +67,8 @@ def test_the_calibration_beside_a_model_comes_along(registry: Registry, tmp_path
     write_calibration(calibration(model_sha256="0" * 64), beside)
     version = register(manifest, registry=registry).version
     assert registry.calibration(version) is None  # of another file
-    own = calibration(model_sha256=document["sha256"])
+    prior = profile.prior_sha256(profile.read_profile(PROFILE_DIR))
+    own = calibration(model_sha256=document["sha256"], prior_sha256=prior)
     write_calibration(own, beside)
     assert not register(manifest, registry=registry).new
     assert registry.calibration(version) == own
