@@ -249,6 +249,10 @@ class Automaton:
         )
 
     def _between(self, state: State, character: str) -> State | None:
+        if character == " " and state.must:
+            # Behind a sign of currency: one space at most. More of them would put off the price,
+            # for ever where a model wants a figure that is refused.
+            return None if state.is_spaced else state._replace(is_spaced=True)
         if character == " ":
             return state._replace(before=Before.TEXT) if state.before is Before.GLUED else state
         if state.must:

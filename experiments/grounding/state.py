@@ -43,6 +43,8 @@ class State(NamedTuple):
     """Whether the word began with one."""
     must: bool = False
     """Whether what has been begun is right in its full length only."""
+    is_spaced: bool = False
+    """Whether a space stands between a sign of currency and its price."""
     words: tuple[Node, ...] = ()
     """Terms that the text may be inside of, the one that began first at the front."""
     figures: tuple[Node, ...] = ()
@@ -54,7 +56,9 @@ class State(NamedTuple):
 
 def outside(state: State) -> State:
     """Return the state behind whatever was being read."""
-    return state._replace(in_word=False, must=False, words=(), figures=(), longer=(), waiting=None)
+    return state._replace(
+        in_word=False, must=False, is_spaced=False, words=(), figures=(), longer=(), waiting=None
+    )
 
 
 def with_model(rows: int, state: State) -> State | None:

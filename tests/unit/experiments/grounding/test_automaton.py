@@ -54,6 +54,7 @@ def test_what_the_rows_say_may_be_said(reader, text):
         pytest.param("RD$655,000 millas", "RD$655,000 milla", id="a price driven"),
         pytest.param("93,900 pesos", "93,900 ", id="miles paid"),
         pytest.param("RD$1 RD$1,430,000", "RD$1", id="a price cut short"),
+        pytest.param("la Kia K5 en RD$  655,000", "la Kia K5 en RD$ ", id="put off by spaces"),
         pytest.param("RD$2021", "RD$2", id="a year for a price"),
         pytest.param("650 mil", None, id="in thousands"),
         pytest.param("ochocientos mil pesos", "ochocientos mil", id="in words"),
