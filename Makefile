@@ -57,7 +57,8 @@ check: install ## Format, lint, types and layers; about a minute
 calibrate: install native ## Fit the shipped models' calibrations anew, after a model file changed; about 5 minutes
 	@$(BIN)/carril data generate --config training/configs/okla-v2.yaml --out var/data/okla-v2
 	@for model in models/okla/*.gguf; do \
-		$(BIN)/carril eval calibrate --gguf $$model --data var/data/okla-v2/dev.jsonl || exit; done
+		$(BIN)/carril eval calibrate --gguf $$model --data var/data/okla-v2/dev.jsonl \
+			--data var/data/okla-v2/natural.jsonl || exit; done
 
 bench: install training tracking native ## Measure engine and gateway beside their peers
 	$(BIN)/pytest -m benchmark -s $(PYTEST_ARGS) tests/benchmarks

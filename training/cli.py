@@ -57,6 +57,9 @@ def generate_command(
         typer.echo(f"{name:10} {counts}, {out / info.file}")
     for name, suite in manifest.suites.items():
         typer.echo(f"{name:10} {suite.n_items} items to evaluate on, {out / suite.file}")
+    if manifest.natural:
+        natural = manifest.natural
+        typer.echo(f"{'natural':10} {natural.n_items} messages to fit on, {out / natural.file}")
     typer.echo(f"{'ratings':10} {manifest.ratings.n_items} rated answers, {manifest.ratings.file}")
 
 

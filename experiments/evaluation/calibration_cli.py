@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def calibrate_command(
     gguf: Annotated[Path, typer.Option(help="The model file.")],
     data: Annotated[
-        Path,
+        list[Path],
         typer.Option(
-            help="dev.jsonl of a dataset: not trained on, and not what models are judged on."
+            help="dev.jsonl or natural.jsonl of a dataset: not trained on, and not what models are "
+            "judged on; may be repeated, and each file counts the same."
         ),
     ],
     profile: Annotated[

@@ -37,6 +37,8 @@ class Answered(NamedTuple):
     probabilities: dict[str, float]
     predicted: str
     intent: str
+    weight: float = 1.0
+    """In the fit; no part of the counts that bound false alarms."""
 
 
 class Fit(NamedTuple):
@@ -52,21 +54,26 @@ def fit(answers: Sequence[Answered]) -> Fit:
 
     The temperature makes the whole distribution honest (Guo et al. 2017). A line through the
     log-odds of the predicted intent (Platt 1999) then mends what one number cannot.
+    Answers count by their weights, and determine no more than so many equal ones: the square of the
+    sum of the weights over the sum of their squares (Kish 1965).
 
     Raises:
         CannotFit: If there are too few answers, or nearly all are right or wrong.
     """
     right = np.array([a.predicted == a.intent for a in answers], dtype=np.float64)
+    weights = np.array([a.weight for a in answers], dtype=np.float64)
     n_right = int(right.sum())
-    if len(right) < _LEAST_N or not _LEAST_OF_EACH <= n_right <= len(right) - _LEAST_OF_EACH:
+    n_equal = float(weights.sum() ** 2 / (weights**2).sum()) if answers else 0.0
+    if n_equal < _LEAST_N or not _LEAST_OF_EACH <= n_right <= len(right) - _LEAST_OF_EACH:
+        weighed = "" if np.all(weights == 1.0) else f", which weigh as {n_equal:.0f} equal ones,"
         raise CannotFit(
-            f"{n_right} right answers of {len(right)} determine no calibration; at least "
+            f"{n_right} right answers of {len(right)}{weighed} determine no calibration; at least "
             f"{_LEAST_N} are needed, with {_LEAST_OF_EACH} right and {_LEAST_OF_EACH} wrong ones",
-            "give a larger file of conversations that the model was not trained on",
+            "give larger files of conversations that the model was not trained on",
         )
-    temperature = _temperature(answers)
+    temperature = _temperature(answers, weights)
     top = [temper(a.probabilities, temperature).get(a.predicted, 0.0) for a in answers]
-    slope, intercept = _line(np.array(top), right)
+    slope, intercept = _line(np.array(top), right, weights)
     return Fit(temperature, slope, intercept)
 
 
@@ -80,7 +87,8 @@ def choose_threshold(
     """Choose the lowest threshold whose false alarms stay below a share, at a 95 % bound.
 
     Recall plays no part in it: the lowest threshold has the most. A bound, because the share of a
-    sample is exceeded by every second sample.
+    sample is exceeded by every second sample. It needs counts, so every answer counts once whatever
+    its weight: the share is that of the files together, each by its size.
 
     Args:
         answers: What was fitted on.
@@ -114,7 +122,7 @@ def choose_threshold(
     )
 
 
-def _temperature(answers: Sequence[Answered]) -> float:
+def _temperature(answers: Sequence[Answered], weights: Floats) -> float:
     labels = sorted({label for a in answers for label in a.probabilities})
     place = {label: i for i, label in enumerate(labels)}
     logs = np.full((len(answers), len(labels)), -np.inf)  # (n_answers, n_labels) float64
@@ -131,19 +139,20 @@ def _temperature(answers: Sequence[Answered]) -> float:
     def loss(log_temperature: float) -> float:
         t = float(np.exp(log_temperature))
         norm = np.logaddexp.reduce(logs / t, axis=1)
-        return float(np.mean(norm - true / t))
+        return float(np.average(norm - true / t, weights=weights))
 
     best = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
     return float(np.exp(best.x))
 
 
-def _line(probability: Floats, right: Floats) -> tuple[float, float]:
+def _line(probability: Floats, right: Floats, weights: Floats) -> tuple[float, float]:
     clipped = np.clip(probability, EDGE, 1.0 - EDGE)
     odds = np.log(clipped) - np.log1p(-clipped)
 
     def loss(parameters: Floats) -> float:
         scaled = np.exp(parameters[0]) * odds + parameters[1]
-        return float(np.mean(np.logaddexp(0.0, scaled) - right * scaled))
+        losses = np.logaddexp(0.0, scaled) - right * scaled
+        return float(np.average(losses, weights=weights))
 
     best = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=(_LOG_SLOPES, (None, None)))
     return float(np.exp(best.x[0])), float(best.x[1])

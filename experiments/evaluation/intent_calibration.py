@@ -62,15 +62,16 @@ class Decision(NamedTuple):
 
 
 class IntentCalibration(_Record):
-    """A fit of one model file on one file of data, on which nothing may be judged."""
+    """A fit of one model file on files of data, on which nothing may be judged."""
 
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     model: str
     """Name of the model file."""
     model_sha256: Sha256
     data: str
-    """Name of the data file."""
+    """Names of the data files, joined by ` + `."""
     data_sha256: Sha256
+    """Over their contents, one after the other."""
     grammar: bool
     """Whether the answers' form was forced."""
     prior_sha256: Sha256 | None = None

@@ -167,10 +167,14 @@ def test_the_shipped_model_is_calibrated_by_the_command(tmp_path: Path) -> None:
         for tail in ("", "klk", "manito", "ok", "si", "gracias", "?", "ya", "dime", "hey", "a", "e")
         for intent in (intent, "garantia")[: 1 + (i == 0)]
     ]
-    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    more = tmp_path / "natural.jsonl"
+    for path, part in ((data, lines[::2]), (more, lines[1::2])):
+        path.write_text("".join(json.dumps(line) + "\n" for line in part), encoding="utf-8")
     out = tmp_path / "mine.calibration.json"
-    arguments = ["--gguf", str(MODEL), "--data", str(data), "--out", str(out), "--json"]
+    arguments = ["--gguf", str(MODEL), "--data", str(data), "--data", str(more)]
+    arguments += ["--out", str(out), "--json"]
     done = carril("eval", "calibrate", *arguments, home=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads(out.read_text(encoding="utf-8"))
-    assert json.loads(done.stdout)["n"] == len(lines)
+    record = json.loads(done.stdout)
+    assert record == json.loads(out.read_text(encoding="utf-8"))
+    assert (record["n"], record["data"]) == (len(lines), "dev.jsonl + natural.jsonl")

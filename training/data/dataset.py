@@ -13,9 +13,11 @@ from training.data.catalog import Split, catalog_sha256
 from training.data.generator import SCHEMA_VERSION, Conversation, DataConfig, generate
 from training.data.ratings import rated_answers
 from training.data.suites import (
+    JUDGED_SUITES,
     WrittenSuite,
     grounding_items,
     heldout_items,
+    natural_conversations,
     to_line,
     written_items,
 )
@@ -34,7 +36,7 @@ class SplitInfo(BaseModel):
 
 
 class SuiteInfo(BaseModel):
-    """One evaluation suite of a dataset."""
+    """One file of a dataset that is not generated conversations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,6 +60,9 @@ class DatasetManifest(BaseModel):
     ratings: SuiteInfo
     """Rated answers to try the feedback loop with; nothing is trained on them, so no part of
     `sha256`."""
+    natural: SuiteInfo | None = None
+    """Natural messages to fit calibrations on, no part of `sha256` either; None in datasets from
+    before there were any."""
 
 
 def dataset_sha256(hashes: Iterable[str]) -> str:
@@ -80,7 +85,7 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         name: _write_lines(map(to_line, items), Path("suites") / f"{name}.jsonl", out_dir)
         for name, items in (
             ("heldout", heldout_items(config)),
-            *((suite.value, written_items(suite)) for suite in WrittenSuite),
+            *((suite.value, written_items(suite)) for suite in JUDGED_SUITES),
             ("grounding", grounding_items(config)),
         )
     }
@@ -93,6 +98,9 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         splits=infos,
         suites=suites,
         ratings=_write_lines(map(to_line, rated_answers(config)), Path("ratings.jsonl"), out_dir),
+        natural=_write_lines(
+            map(to_line, natural_conversations()), Path(f"{WrittenSuite.NATURAL}.jsonl"), out_dir
+        ),
     )
     write_text(out_dir / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
     return manifest

@@ -5,6 +5,9 @@ training phrases, without sight of them, and is used as typed; recipes were comp
 was written the same way later, read a second time by another reader who knew `LABELS.md` only, and
 is for claims: choose nothing by it. `grounding` asks about vehicles with inventory rows in the
 prompt.
+
+`natural` is no suite: messages as customers send them, which calibrations are fitted on beside the
+`dev` split, whose phrases are harder. Its lines are no items, so that nothing is judged on it.
 """
 
 import json
@@ -34,10 +37,16 @@ _GROUNDED_INTENTS = (
 
 
 class WrittenSuite(StrEnum):
-    """Suites that people wrote message by message; folders of this package."""
+    """Sets that people wrote message by message; folders of this package."""
 
     GOLDEN = "golden"
     BLIND = "blind"
+    NATURAL = "natural"
+    """To fit on."""
+
+
+JUDGED_SUITES = (WrittenSuite.GOLDEN, WrittenSuite.BLIND)
+"""Those that models are judged on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ class WrittenMessage:
 
 @cache
 def written_messages(suite: WrittenSuite) -> tuple[WrittenMessage, ...]:
-    """Return a hand-written suite, in the order of the intents.
+    """Return a hand-written set, in the order of the intents.
 
     Raises:
         CatalogError: If a line is not `register<TAB>message`, or a message is there twice.
@@ -86,6 +95,18 @@ def written_items(suite: WrittenSuite) -> Iterator[dict[str, Any]]:
             register=message.register,
             group=f"{suite}-{group:06d}",
         )
+
+
+def natural_conversations() -> Iterator[dict[str, Any]]:
+    """Yield the natural messages as conversations without an answer, as calibrations read them."""
+    # Any: JSON values.
+    for number, message in enumerate(written_messages(WrittenSuite.NATURAL)):
+        yield {
+            "id": f"{WrittenSuite.NATURAL}-{number:06d}",
+            "intent": message.intent,
+            "register": str(message.register),
+            "messages": [{"role": "user", "content": message.text}],
+        }
 
 
 def heldout_items(config: DataConfig) -> Iterator[dict[str, Any]]:
@@ -155,5 +176,5 @@ def _item(suite: str, number: int, messages: list[dict[str, str]], **fields: Any
 
 
 def to_line(item: dict[str, Any]) -> str:
-    """Return an item as one line of JSON with a fixed key order."""
+    """Return an item or a conversation as one line of JSON with a fixed key order."""
     return json.dumps(item, ensure_ascii=False, separators=(",", ":"))

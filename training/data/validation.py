@@ -20,7 +20,7 @@ _MAX_PROBLEMS = 20
 
 
 class NearDuplicates(NamedTuple):
-    """How many messages of a hand-written suite stand close to one that is trained on."""
+    """How many messages of a hand-written set stand close to one that is trained on."""
 
     suite: WrittenSuite
     n_messages: int
@@ -63,11 +63,11 @@ def validate_sources() -> list[str]:
 
 
 def near_duplicates(folder: Path, suite: WrittenSuite) -> NearDuplicates:
-    """Compare a hand-written suite with every message of the training split.
+    """Compare a hand-written set with every message of the training split.
 
     Args:
         folder: A dataset.
-        suite: The suite.
+        suite: The set.
     """
     lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
     trained = sorted({json.loads(line)["messages"][-2]["content"] for line in lines})
@@ -83,7 +83,7 @@ def near_duplicates(folder: Path, suite: WrittenSuite) -> NearDuplicates:
 
 def _hash_problems(folder: Path, manifest: DatasetManifest) -> Iterator[str]:
     infos: list[SplitInfo | SuiteInfo] = [*manifest.splits.values(), *manifest.suites.values()]
-    for info in infos:
+    for info in [*infos, *([manifest.natural] if manifest.natural else [])]:
         try:
             actual = hashlib.sha256((folder / info.file).read_bytes()).hexdigest()
         except OSError as err:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from experiments.evaluation.errors import BadInput
 from experiments.evaluation.items import Item
 from experiments.evaluation.jsonl import read_records
+from experiments.evaluation.labelled_texts import read_training_texts
 from experiments.registry.canonical import canonical_sha256
 from experiments.retraining.errors import BadRecord, Blocked
 from training.data.catalog import normalise
@@ -179,17 +180,20 @@ def read_manifest(folder: Path) -> RetrainManifest:
 
 
 def _protected(base: Path, suites: Sequence[Path]) -> dict[str, list[str]]:
-    """Return the normalised phrases of every evaluation file, by file name."""
+    """Return the normalised phrases of what is fitted to after training or judged on, by file."""
     found: dict[str, list[str]] = {}
     for name in ("dev.jsonl", "heldout.jsonl"):
         if (base / name).exists():
             found[name] = [example.text for example in read_examples(base / name)]
-    for path in (*sorted((base / "suites").glob("*.jsonl")), *suites):
-        try:
+    try:
+        natural = base / "natural.jsonl"
+        if natural.exists():
+            found[natural.name] = [normalise(text) for text in read_training_texts(natural).texts]
+        for path in (*sorted((base / "suites").glob("*.jsonl")), *suites):
             items = [item for _, item in read_records(path, Item)]
-        except BadInput as error:
-            raise BadRecord(error.message, error.fix) from error
-        found[f"suites/{path.name}"] = [normalise(item.last_user_text) for item in items]
+            found[f"suites/{path.name}"] = [normalise(item.last_user_text) for item in items]
+    except BadInput as error:
+        raise BadRecord(error.message, error.fix) from error
     return found
 
 

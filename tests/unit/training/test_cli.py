@@ -25,6 +25,8 @@ def test_generate_prints_the_manifest_as_json(tmp_path: Path) -> None:
     manifest = json.loads(done.stdout)
     assert manifest["splits"]["train"]["n_conversations"] == 62
     assert (tmp_path / "train.jsonl").exists()
+    assert manifest["natural"]["file"] == "natural.jsonl"
+    assert (tmp_path / "natural.jsonl").exists()
 
 
 def test_a_wrong_configuration_is_a_usage_error(tmp_path: Path) -> None:

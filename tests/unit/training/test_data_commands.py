@@ -50,6 +50,24 @@ def test_a_generated_dataset_is_sound(dataset: Path) -> None:
     assert code == 0, output
     assert "golden: " in output
     assert "blind: " in output
+    assert "natural: " in output
+
+
+def test_a_dataset_from_before_there_were_natural_messages_is_sound(copy: Path) -> None:
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["natural"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    (copy / "natural.jsonl").unlink()
+    assert validate(copy)[0] == 0
+
+
+def test_natural_messages_of_other_bytes_are_named(copy: Path) -> None:
+    with (copy / "natural.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    code, output = validate(copy)
+    assert code == 1
+    assert "natural.jsonl: SHA-256 is" in output
 
 
 def change(folder: Path, index: int, **fields: object) -> None:

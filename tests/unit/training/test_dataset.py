@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 import pytest
 
-from training.data.catalog import intent_names
-from training.data.dataset import DatasetManifest, write_dataset
+from experiments.evaluation.errors import BadInput
+from experiments.evaluation.items import read_suite
+from training.data.catalog import Register, intent_names, load_catalog, normalise, readings
+from training.data.dataset import DatasetManifest, dataset_sha256, write_dataset
+from training.data.families import similar_pairs
 from training.data.generator import SCHEMA_VERSION, DataConfig
+from training.data.suites import JUDGED_SUITES, WrittenSuite, written_messages
 
 CONFIG = DataConfig(n_train=310)
 
@@ -64,3 +68,40 @@ def test_suites_have_the_written_messages_and_inventory_questions(written: Writt
     assert all(item["messages"][-1]["role"] == "user" for s in items.values() for item in s)
     for name, info in manifest.suites.items():
         assert info.n_items == len({item["id"] for item in items[name]})
+
+
+def test_natural_messages_stand_beside_the_splits_and_are_no_suite(written: Written) -> None:
+    folder, manifest = written
+    assert manifest.natural is not None
+    path = folder / manifest.natural.file
+    assert path == folder / "natural.jsonl"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest.natural.sha256
+    assert set(manifest.suites) == {"heldout", "golden", "blind", "grounding"}
+    assert {p.stem for p in (folder / "suites").iterdir()} == set(manifest.suites)
+    with pytest.raises(BadInput, match=r"natural\.jsonl:1"):
+        read_suite(path, intents=intent_names())
+    hashes = [info.sha256 for info in manifest.splits.values()]
+    hashes += [info.sha256 for info in manifest.suites.values()]
+    assert manifest.sha256 == dataset_sha256(hashes)
+
+
+def test_natural_messages_are_of_every_intent_and_register(written: Written) -> None:
+    lines = (written.folder / "natural.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len(records) >= 600
+    assert written.manifest.natural is not None
+    assert len(records) == written.manifest.natural.n_items == len({r["id"] for r in records})
+    kinds = {(r["intent"], r["register"]) for r in records}
+    assert kinds == {(intent, str(r)) for intent in intent_names() for r in Register}
+    assert all([m["role"] for m in r["messages"]] == ["user"] for r in records)
+
+
+def test_natural_messages_are_said_nowhere_else() -> None:
+    natural = [normalise(message.text) for message in written_messages(WrittenSuite.NATURAL)]
+    assert len(set(natural)) == len(natural)
+    phrases = {reading for p in load_catalog().patterns for reading in readings(p.text)}
+    assert phrases.isdisjoint(natural)
+    judged = [normalise(m.text) for suite in JUDGED_SUITES for m in written_messages(suite)]
+    pairs = similar_pairs([[text] for text in natural + judged], threshold=0.8)
+    close = [(natural[a], judged[b - len(natural)]) for a, b in pairs if a < len(natural) <= b]
+    assert close == []

@@ -43,6 +43,27 @@ def test_the_line_mends_what_a_temperature_cannot():
     assert confidence.mean() == pytest.approx(right.mean(), abs=0.005)
 
 
+def test_a_weight_counts_like_repetition():
+    told = answers(400, sharpness=2.0)
+    more = answers(400, sharpness=0.7, seed=4)
+    weighed = fit(told + [a._replace(weight=3.0) for a in more])
+    assert weighed == pytest.approx(fit(told + more * 3), rel=1e-3, abs=1e-3)
+    assert weighed.temperature < fit(told + more).temperature - 0.05
+
+
+def test_a_few_heavy_answers_determine_nothing():
+    told = answers(1_000) + [a._replace(weight=100.0) for a in answers(10, seed=4)]
+    with pytest.raises(CannotFit, match="of 1010, which weigh as 40 equal ones, determine no"):
+        fit(told)
+
+
+def test_the_threshold_counts_answers_and_does_not_weigh_them():
+    told = answers()
+    weighed = [a._replace(weight=1.0 + i % 9) for i, a in enumerate(told)]
+    plain = choose_threshold(told, 1.3, label="out")
+    assert choose_threshold(weighed, 1.3, label="out") == plain
+
+
 @pytest.mark.parametrize(
     "told",
     [

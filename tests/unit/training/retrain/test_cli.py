@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from experiments.events.store import EventStore
 from tests.unit.training.retrain.batches import said
 from training.config import TrainConfig
 from training.data.generator import DataConfig
+from training.data.suites import natural_conversations, to_line
 from training.learnt import prepared_phrases, training_conversations
 from training.retrain.examples import Example, read_examples
 from training.retrain.minhash import near_pairs
@@ -141,6 +143,23 @@ def test_a_phrase_of_the_golden_set_is_never_trained_on(
     assert f"{asked} " not in texts
     left_out = (folder / "left_out.jsonl").read_text(encoding="utf-8")
     assert "chatcmpl-0" in left_out
+
+
+def test_a_message_that_calibrations_are_fitted_on_is_never_trained_on(
+    tmp_path: Path, unseen: list[Example], small_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    natural = [to_line(record) for record in natural_conversations()]
+    (base / "natural.jsonl").write_text("\n".join(natural), encoding="utf-8")
+    asked = json.loads(natural[200])["messages"][-1]["content"]
+    lines = [_line(n, e) for n, e in enumerate(random.Random(3).sample(unseen, 60))]
+    lines[0]["messages"] = [{"role": "user", "content": f"{asked} "}]
+    _approved(_export(tmp_path / "f.jsonl", lines), base)
+    manifest = _json(capsys, "prepare", "--base", str(base), "--all-original")
+    assert manifest["protected"]["natural.jsonl"] == len(natural)
+    left_out = (Path(manifest["folder"]) / "left_out.jsonl").read_text(encoding="utf-8")
+    assert "1 examples are asked in natural.jsonl" in left_out
 
 
 def test_the_same_inputs_give_the_same_dataset(
