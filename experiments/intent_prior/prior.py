@@ -1,10 +1,10 @@
-"""How likely each intent is by a message's n-grams: in numpy, in a tenth of a millisecond."""
+"""How likely each intent is by a message's n-grams: in numpy, in two tenths of a millisecond."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.intent_prior.features import features_of
-from experiments.intent_prior.table import PriorTable
+from experiments.intent_prior.table import KINDS, PriorTable
 
 
 class IntentPrior:
@@ -27,7 +27,7 @@ class IntentPrior:
         """Return the distance of a message from each intent's border, (n_labels,)."""
         table = self.table
         units = np.zeros(len(table.labels), dtype=np.float32)
-        for counts in features_of(message):
+        for counts in features_of(message)[: KINDS[table.format]]:
             if not counts:
                 continue
             hashes = np.fromiter(counts.keys(), dtype=np.uint32, count=len(counts))

@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from experiments.intent_prior.errors import PriorError
 
-FORMAT = 1
+FORMAT = 2
+"""Of the files that are written."""
+KINDS = {1: 2, 2: 5}
+"""Format -> how many kinds of n-grams, in the order of `Features`, its files know. Files of the
+first, from before sounds counted, are read too and score as they did."""
 MAX_FILE_BYTES = 64 << 20
-"""Larger files are not read; one of 150,000 messages has 3 MB."""
+"""Larger files are not read; one of 150,000 messages has 8 MB."""
 _MAX_UNPACKED_BYTES = 4 * MAX_FILE_BYTES
 _SHA256_CHARS = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -58,15 +62,16 @@ class PriorTable:
     """Of the training file."""
     training_sha256: str
     """Of that file."""
+    format: int = FORMAT
+    """A key of `KINDS`."""
 
 
 def pack(table: PriorTable) -> bytes:
     """Return a table as the bytes of its file."""
-    arrays: dict[str, Any] = {name: getattr(table, name) for name in _MEMBERS if name != "format"}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, (kind, _) in _MEMBERS.items():
-            array = np.asarray(arrays.get(name, FORMAT), dtype=kind)
+            array = np.asarray(getattr(table, name), dtype=kind)
             member = io.BytesIO()
             np.lib.format.write_array(member, array, allow_pickle=False)
             # np.savez would write the time of day.
@@ -124,6 +129,7 @@ def unpack(data: bytes, *, where: str) -> PriorTable:
         temperature=float(arrays["temperature"]),
         n_messages=int(arrays["n_messages"]),
         training_sha256=str(arrays["training_sha256"]),
+        format=int(arrays["format"]),
     )
     if fault := _fault(table):
         raise PriorError(f"{where} is damaged: {fault}", "carril eval prior makes it anew")
@@ -144,9 +150,9 @@ def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
                 array: NDArray[Any] = np.lib.format.read_array(
                     io.BytesIO(member.read()), allow_pickle=False
                 )
-            if name == "format" and array.ndim == 0 and array != FORMAT:
+            if name == "format" and array.ndim == 0 and int(array) not in KINDS:
                 raise PriorError(
-                    f"its format is {array}, this version reads {FORMAT}",
+                    f"its format is {array}, this version reads {' and '.join(map(str, KINDS))}",
                     "fit it again with carril eval prior",
                 )
             is_text = kind == "U" and array.dtype.kind == "U"

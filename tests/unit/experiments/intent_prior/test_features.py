@@ -53,6 +53,29 @@ def test_they_are_what_scikit_learn_makes_of_it(message: str) -> None:
     assert found.pieces == pieces_as_hashes(Counter(pieces.build_analyzer()(message)))
 
 
+def test_what_it_sounds_like_is_seen_as_words_in_company_and_across_words() -> None:
+    found = features_of("K kuesta 2 mil k")
+    heard = ["ke", "kueta", "0", "mil", "ke"]
+    twos = ["ke kueta", "kueta 0", "0 mil", "mil ke"]
+    assert found.sounds == Counter(crc32(f"\x01{gram}".encode()) for gram in [*heard, *twos])
+    pairs = ["0 ke", "0 kueta", "0 mil", "ke kueta", "ke mil", "kueta mil"]
+    assert found.company == Counter(crc32(f"\x02{pair}".encode()) for pair in pairs)
+    said = " ke kueta 0 mil ke "
+    stretches = [said[a:b] for a in range(len(said)) for b in range(a + 3, a + 7) if b <= len(said)]
+    assert found.stretches == Counter(crc32(f"\x03{part}".encode()) for part in stretches)
+
+
+def test_spellings_of_one_sound_share_all_that_is_heard() -> None:
+    one, other = features_of("¿Qué precio está pidiendo?"), features_of("¿k presio ta pidiendo?")
+    assert one[2:] == other[2:]
+    assert one[:2] != other[:2]
+
+
+def test_company_does_not_depend_on_the_order_and_is_bounded() -> None:
+    assert features_of("fotos del carro").company == features_of("carro del fotos").company
+    assert len(features_of(" ".join(f"w{n}x" for n in range(100))).company) == 24 * 23 // 2
+
+
 def test_hashes_are_the_same_in_every_process() -> None:
     # Written down, as fitted files hold them: another hash would make each of them worthless.
     assert sorted(features_of("sí").words.elements()) == [1906696502]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.cli.main import run as carril
+from experiments.intent_prior.features import features_of
 from experiments.intent_prior.prior import IntentPrior
 from experiments.intent_prior.table import unpack
 
@@ -62,16 +63,20 @@ def test_the_command_fits_what_scikit_learn_would(files, tmp_path, capfd) -> Non
     assert figures["tune_accuracy"] >= 0.8
     assert figures["size_bytes"] == out.stat().st_size
 
-    common = {"sublinear_tf": True, "strip_accents": "unicode", "dtype": np.float32}
-    pipeline = make_pipeline(
-        make_union(
+    # Its own pieces and weights; that its n-grams are ours, test_features says.
+    least = {"words": 2, "pieces": 3, "sounds": 2, "company": 3, "stretches": 4}
+    union = make_union(
+        *(
             TfidfVectorizer(
-                ngram_range=(1, 2), min_df=2, token_pattern=r"(?u)\b\w+\b|[¿?!]", **common
-            ),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=3, **common),
-        ),
-        LinearSVC(C=0.2, tol=1e-2, max_iter=300, random_state=0),
+                analyzer=lambda text, kind=kind: getattr(features_of(text), kind).elements(),
+                min_df=min_df,
+                sublinear_tf=True,
+                dtype=np.float32,
+            )
+            for kind, min_df in least.items()
+        )
     )
+    pipeline = make_pipeline(union, LinearSVC(C=0.2, tol=1e-2, max_iter=300, random_state=0))
     rows = [json.loads(line) for line in files[0].read_text(encoding="utf-8").splitlines()]
     texts = [row["messages"][0]["content"] for row in rows]
     pipeline.fit(texts, [row["intent"] for row in rows])

@@ -1,11 +1,14 @@
 import math
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments.grounding.profile_options import parse_options
 from experiments.intent_prior.bias import OpeningBias, read_bias
 from experiments.intent_prior.errors import PriorError
+from experiments.intent_prior.features import features_of
 from experiments.intent_prior.openings import answer_openings, tokens_that_open
 from experiments.intent_prior.prior import IntentPrior
 from experiments.intent_prior.table import PriorTable, pack
@@ -35,6 +38,18 @@ def test_two_words_weigh_as_one_vector_of_length_one(table: PriorTable) -> None:
     by_label = dict(zip(table.labels, scores.tolist(), strict=True))
     expected = {"saludo": 0, "fotos_video": 0, "despedida": -math.sqrt(2)}
     assert by_label == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_table_of_the_first_format_does_not_listen(table: PriorTable) -> None:
+    heard = next(iter(features_of("kiero").sounds))
+    new = replace(
+        table,
+        hashes=np.array([heard], dtype=np.uint32),
+        messages_with=np.ones(1, dtype=np.uint32),
+        weights=np.array([[127, -127, -127]], dtype=np.int8),
+    )
+    assert IntentPrior(new).scores("quiero").tolist() == pytest.approx([1, -1, -1])
+    assert IntentPrior(replace(new, format=1)).scores("quiero").tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("message", ["", "zzz", "\ud800", "🚗" * 5000])

@@ -40,6 +40,12 @@ def test_a_table_comes_back_as_it_was(table: PriorTable) -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
 
 
+def test_a_file_of_the_first_format_stays_one(table: PriorTable) -> None:
+    old = replace(table, format=1)
+    assert unpack(pack(old), where="p.npz").format == 1
+    assert unpack(pack(table), where="p.npz").format == 2
+
+
 def test_the_bytes_do_not_depend_on_the_time_of_day(table: PriorTable) -> None:
     data = pack(table)
     assert data == pack(table)
@@ -63,7 +69,9 @@ def test_numpy_reads_the_file_without_pickles(table: PriorTable, tmp_path: Path)
         pytest.param(lambda d: rewritten(d, weights=None), "it has no weights", id="missing"),
         pytest.param(lambda d: rewritten(d, weights=b"x"), "no intent prior", id="no array"),
         pytest.param(
-            lambda d: rewritten(d, format=npy(np.uint32(2))), "format is 2.*reads 1", id="newer"
+            lambda d: rewritten(d, format=npy(np.uint32(3))),
+            "format is 3, this version reads 1 and 2",
+            id="newer",
         ),
         pytest.param(
             lambda d: rewritten(d, labels=npy(np.array([{}, 1], dtype=object), pickled=True)),
