@@ -155,7 +155,7 @@ def _matrix(
     from scipy.sparse import csr_matrix
 
     shape = (n_rows, len(hashes))
-    matrix = csr_matrix(shape)
+    matrix: Any = csr_matrix(shape)
     for kind in kinds:
         at = np.minimum(np.searchsorted(hashes, kind.hashes), len(hashes) - 1).astype(np.int32)
         known = hashes[at] == kind.hashes
