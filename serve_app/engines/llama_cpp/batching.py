@@ -18,6 +18,8 @@ _TARGET_ALONE_S = 0.35
 """The same while only prompts are computed: a cancelled request leaves after the step."""
 _LONGEST_S = 0.6
 """Longest step to accept for the sake of a whole tile."""
+_CROWDED_S = 1.0
+"""Longest step to aim at, however many requests wait for their first token."""
 _FIRST_ROWS = 64
 _MIN_ROWS = 16
 _BLOCK, _LARGE_BLOCK = 4, 16
@@ -73,26 +75,43 @@ def spare_rows(costs: RowCosts, n_jobs: int, n_rows: int, chances: Sequence[floa
     return best
 
 
-def prompt_rows(costs: RowCosts, n_decode_rows: int, *, max_rows: int, blocks: bool = True) -> int:
+def prompt_rows(
+    costs: RowCosts,
+    n_decode_rows: int,
+    *,
+    max_rows: int,
+    n_answers: int = 0,
+    n_waiting: int = 0,
+    blocks: bool = True,
+) -> int:
     """Return how many prompt rows fit beside decode rows, in whole blocks where possible.
+
+    A long step costs every running answer a wait, a short one costs all who wait for their first
+    token: prompts in small pieces take up to twice as long. So a step may be the longer, the more
+    requests wait for each answer that runs.
 
     Args:
         costs: Learned costs.
         n_decode_rows: Rows of running answers in the same step.
         max_rows: Rows left in the batch.
+        n_answers: Answers that those rows belong to.
+        n_waiting: Requests that have no first token yet.
         blocks: Whether the step is rounded to the kernels' blocks.
     """
     row_s = costs.prompt_row_s
     if row_s is None:
         return min(_FIRST_ROWS, max_rows)
     decode_s = costs.decode_s(n_decode_rows) or 0.0
-    left_s = (_TARGET_S if n_decode_rows else _TARGET_ALONE_S) - decode_s
+    crowd = 1.0 + n_waiting / n_answers if n_answers else max(1.0, n_waiting)
+    longest_s = min(_LONGEST_S * crowd, _CROWDED_S)
+    target_s = _TARGET_S if n_decode_rows else _TARGET_ALONE_S
+    left_s = min(target_s * crowd, _CROWDED_S) - decode_s
     rows = max(_MIN_ROWS, int(left_s / row_s))
     if blocks:
         total = n_decode_rows + rows
         if total >= _TILE:
             rows -= total % _TILE
-        elif decode_s + (_TILE - n_decode_rows) * row_s <= _LONGEST_S and n_decode_rows < _TILE:
+        elif decode_s + (_TILE - n_decode_rows) * row_s <= longest_s and n_decode_rows < _TILE:
             rows = _TILE - n_decode_rows
         else:
             rows -= total % (_LARGE_BLOCK if rows > _LARGE_BLOCK else _BLOCK)

@@ -131,7 +131,14 @@ class Scheduler:
         n_rows = sum(part.n_rows for part in decode)
         left = self._n_batch - n_rows
         outputs = self._n_outputs - sum(part.n_outputs for part in decode)
-        rows = batching.prompt_rows(self._costs, n_rows, max_rows=left, blocks=self._tricks.packing)
+        rows = batching.prompt_rows(
+            self._costs,
+            n_rows,
+            max_rows=left,
+            n_answers=len(decode),
+            n_waiting=sum(not job.is_decoding for job in self.running),
+            blocks=self._tricks.packing,
+        )
         parts: list[Part] = []
         for job in jobs:
             part = _part(job, min(rows, left), outputs)

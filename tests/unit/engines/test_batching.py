@@ -85,6 +85,23 @@ def test_a_whole_tile_is_taken_where_it_takes_hardly_longer():
     assert prompt_rows(costs, 0, max_rows=512) == 64
 
 
+def test_prompts_get_longer_steps_the_more_requests_wait_for_each_answer():
+    costs = costs_of({1: 40, 16: 270}, prompt_row_s=0.0105)  # a tile takes just too long
+
+    def rows(n_answers: int, n_waiting: int) -> int:
+        return prompt_rows(costs, n_answers, max_rows=512, n_answers=n_answers, n_waiting=n_waiting)
+
+    assert rows(1, 0) == 15
+    assert [rows(1, 15), rows(8, 8), rows(11, 5)] == [63, 56, 53]
+    assert rows(14, 1) <= 18  # one more prompt does not hold up fourteen answers
+    assert [rows(0, 1), rows(0, 16)] == [32, 64]
+
+
+def test_a_crowd_does_not_stop_the_answers_of_a_slow_model():
+    costs = costs_of({1: 300}, prompt_row_s=0.07)
+    assert prompt_rows(costs, 1, max_rows=512, n_answers=1, n_waiting=30) <= 16
+
+
 @pytest.mark.parametrize("row_s", [0.0001, 0.001, 0.0065])
 @pytest.mark.parametrize("n_decode", [0, 1, 8, 16])
 def test_steps_of_quick_models_are_whole_tiles(n_decode, row_s):
