@@ -1,6 +1,7 @@
 """What is checked before a job, and what it is called."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,9 @@ def test_a_disk_that_is_too_small_is_told_with_numbers(tmp_path: Path) -> None:
     check = preflight.disk(tmp_path / "not" / "there", free + (1 << 40))
 
     assert not check.ok
-    assert f"{(free + (1 << 40)) / 2**30:,.0f}"[:-1] in check.detail
+    needed = re.match(r"needs about ([\d,.]+) GiB", check.detail)
+    assert needed is not None
+    assert float(needed[1].replace(",", "")) == pytest.approx((free + (1 << 40)) / 2**30, rel=1e-3)
     assert "GiB free at" in check.detail
     assert preflight.disk(tmp_path, 1).ok
 
