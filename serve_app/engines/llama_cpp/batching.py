@@ -102,7 +102,8 @@ def prompt_rows(
     if row_s is None:
         return min(_FIRST_ROWS, max_rows)
     decode_s = costs.decode_s(n_decode_rows) or 0.0
-    crowd = 1.0 + n_waiting / n_answers if n_answers else max(1.0, n_waiting)
+    # One prompt alone changes nothing: streams that run come first.
+    crowd = 1.0 + max(0, n_waiting - 1) / max(1, n_answers)
     longest_s = min(_LONGEST_S * crowd, _CROWDED_S)
     target_s = _TARGET_S if n_decode_rows else _TARGET_ALONE_S
     left_s = min(target_s * crowd, _CROWDED_S) - decode_s

@@ -91,7 +91,7 @@ def test_prompts_get_longer_steps_the_more_requests_wait_for_each_answer():
     def rows(n_answers: int, n_waiting: int) -> int:
         return prompt_rows(costs, n_answers, max_rows=512, n_answers=n_answers, n_waiting=n_waiting)
 
-    assert rows(1, 0) == 15
+    assert rows(1, 0) == rows(1, 1) == 15
     assert [rows(1, 15), rows(8, 8), rows(11, 5)] == [63, 56, 53]
     assert rows(14, 1) <= 18  # one more prompt does not hold up fourteen answers
     assert [rows(0, 1), rows(0, 16)] == [32, 64]
