@@ -124,6 +124,53 @@ def validate_command(
         raise typer.Exit(_EXIT_FAILED)
 
 
+@data_app.command("readings")
+def readings_command(
+    unread: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Print the phrases of this split that nobody has read a second time, without "
+            "their intents and in no order: what a second reader gets.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count what a second reader made of the phrases, by split."""
+    from training.data.catalog import CatalogError, Split, written_patterns
+    from training.data.second_reading import (
+        ReadingsError,
+        reading_counts,
+        second_readings,
+        unread_phrases,
+    )
+
+    if unread is not None and unread not in set(Split):
+        names = ", ".join(Split)
+        raise _failed(f"there is no split {unread!r}; there are {names}", _EXIT_USAGE)
+    try:
+        written = {
+            s: [(p.intent, p.text) for p in written_patterns() if p.split is s] for s in Split
+        }
+        readings = second_readings()
+    except (CatalogError, ReadingsError) as err:
+        raise _failed(str(err), _EXIT_FAILED) from err
+    if unread is not None:
+        for text in unread_phrases(written[Split(unread)], readings):
+            typer.echo(text)
+        return
+    found = {split: reading_counts(phrases, readings) for split, phrases in written.items()}
+    if as_json:
+        typer.echo(json.dumps({k: v._asdict() for k, v in found.items()}))
+        return
+    for split, counts in found.items():
+        agreed = f"{counts.n_agreed / counts.n_read:.1%}" if counts.n_read else "none"
+        typer.echo(
+            f"{split:10} {counts.n_phrases} phrases, {counts.n_read} read a second time: "
+            f"{agreed} alike, {counts.n_undecided} that nobody can tell"
+        )
+
+
 @data_app.command("stats")
 def stats_command(
     folder: Annotated[Path, typer.Argument(help="What `carril data generate` wrote.")],

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.data.family_cache import remembered_families
+from training.data.second_reading import READINGS_FILE, ReadingsError, agree
 from training.data.stream import Stream
 
 _DIR = Path(__file__).resolve().parent
@@ -169,15 +170,21 @@ def load_catalog() -> Catalog:
     for name, spec in intent_file.intents.items():
         if unknown := set(spec.next) - names:
             raise CatalogError(f"intents.yaml: {name!r} is followed by unknown intents {unknown}")
-    patterns = _with_families([p for intent in intent_file.intents for p in _read_patterns(intent)])
+    patterns = _without_contested(written_patterns())
     known_slots = {*slots.values, *VEHICLE_SLOTS, *BODY_SLOTS, *COMPUTED_SLOTS}
     _check_patterns(patterns, known_slots=known_slots)
     return Catalog(intent_file.intents, intent_file.slot_signals, patterns, replies, slots)
 
 
+@cache
+def written_patterns() -> tuple[Pattern, ...]:
+    """Return every phrase as it was written, whatever a second reader made of it."""
+    return _with_families([p for i in _intent_file().intents for p in _read_patterns(i)])
+
+
 def catalog_sha256() -> str:
     """Return one hash over all data files of the generator."""
-    files = sorted([*_DIR.glob("*.yaml"), *(_DIR / "patterns").glob("*.yaml")])
+    files = sorted([*_DIR.glob("*.yaml"), *(_DIR / "patterns").glob("*.yaml"), READINGS_FILE])
     lines = [f"{_sha256(f.read_text(encoding='utf-8'))}  {f.name}" for f in files]
     return _sha256("\n".join(lines))
 
@@ -210,6 +217,14 @@ def _with_families(patterns: list[Pattern]) -> tuple[Pattern, ...]:
     return tuple(
         p._replace(family=patterns[group].family) for p, group in zip(patterns, groups, strict=True)
     )
+
+
+def _without_contested(patterns: tuple[Pattern, ...]) -> tuple[Pattern, ...]:
+    # Families, and so splits, are those of all that is written: no reading moves a phrase.
+    try:
+        return tuple(p for p in patterns if p.split is Split.TRAIN or agree((p.intent, p.text)))
+    except ReadingsError as err:
+        raise CatalogError(str(err)) from err
 
 
 def _check_patterns(patterns: tuple[Pattern, ...], *, known_slots: set[str]) -> None:
