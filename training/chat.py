@@ -76,13 +76,16 @@ class ChatEncoder:
                 parts = parts[2:]
         return [*opening, *(token for part in parts for token in part), *header]
 
-    def encode(self, messages: Sequence[Message], *, max_tokens: int) -> Encoded:
+    def encode(
+        self, messages: Sequence[Message], *, max_tokens: int, is_intent_given: bool = False
+    ) -> Encoded:
         """Return a conversation for training, its oldest turns dropped until it fits.
 
         Args:
             messages: Perhaps a system message, then user and assistant in turns; the last one is
                 the answer to learn.
             max_tokens: Longest sequence.
+            is_intent_given: Whether only what follows the intent of the last answer is learnt.
 
         Raises:
             ValueError: If not even the last turn fits.
@@ -91,7 +94,7 @@ class ChatEncoder:
         for first in range(0, len(turns) - 1, 2):
             encoded = self._encode(opening, turns[first:])
             if len(encoded.ids) <= max_tokens:
-                return encoded
+                return self._after_intent(encoded, messages[-1]) if is_intent_given else encoded
         raise ValueError(f"The last turn does not fit into {max_tokens} tokens: {messages[-2]!r}")
 
     def opening_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -118,6 +121,12 @@ class ChatEncoder:
         """Return the token with which an answer of this intent begins."""
         (token,) = self.text_ids(intent_opening(intent))
         return token
+
+    def _after_intent(self, encoded: Encoded, answer: Message) -> Encoded:
+        # The answer's tokens and the end of the turn are the last ones; its first is the intent.
+        n_unlearnt = len(encoded.ids) - len(self.text_ids(answer.content.strip()))
+        learn = (False,) * n_unlearnt + encoded.learn[n_unlearnt:]
+        return Encoded(ids=encoded.ids, learn=learn)
 
     def _opening(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], Sequence[Message]]:
         if messages[0].role != SYSTEM:

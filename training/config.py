@@ -14,7 +14,10 @@ K_QUANT_BLOCK = 256
 """Row length of llama.cpp's K quants; other lengths silently become other types."""
 
 
-_CAME_LATER = {"tokenizer": ("n_phrases",), "optim": ("warm_start", "reader_rate")}
+_CAME_LATER = {
+    "tokenizer": ("n_phrases",),
+    "optim": ("warm_start", "reader_rate", "n_given_intents"),
+}
 """Options that a configuration's hash leaves out where they have their default."""
 
 
@@ -78,6 +81,9 @@ class OptimConfig(_Config):
     reader_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Rate of what `pairs` has trained, as a share of the others': below 1, what the network
     learns later moves it less. Where only answers are learnt it would be forgotten."""
+    n_given_intents: Annotated[int, Field(ge=0)] = 0
+    """Conversations beside the dataset's whose answer is of an intent that was drawn: what is
+    learnt from them is to go on as the intent says, wherever it came from."""
     n_steps: Annotated[int, Field(gt=0)]
     n_intent_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the start that learn to name intents only: five times as many phrases per second."""

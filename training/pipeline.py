@@ -14,7 +14,12 @@ from training.config import TrainConfig
 from training.contract import PROFILE_DIR, chat_template
 from training.data.catalog import Split, intent_names, load_catalog
 from training.data.dataset import write_dataset, write_text
-from training.data.generator import Conversation, generate, phrases
+from training.data.generator import (
+    Conversation,
+    generate,
+    phrases,
+    replies_to_given_intents,
+)
 from training.evaluate import EvalReport, evaluate
 from training.exercises import TrainingSet
 from training.export.gguf_writer import write_gguf
@@ -126,7 +131,13 @@ def _train(
     said = [*phrases(config.data, config.optim.n_phrases), *prepared_phrases(config, learnt)]
     number = {intent: i for i, intent in enumerate(intent_names())}
     data = TrainingSet(
-        answers=[encoder.encode(c.messages, max_tokens=limit) for c in learnt],
+        answers=[
+            *(encoder.encode(c.messages, max_tokens=limit) for c in learnt),
+            *(
+                encoder.encode(c.messages, max_tokens=limit, is_intent_given=True)
+                for c in replies_to_given_intents(config.data, config.optim.n_given_intents)
+            ),
+        ],
         intents=[encoder.encode_intent(p.text, p.intent) for p in said],
         prefix=encoder.shared_ids,
         system_ids=encoder.system_ids,

@@ -27,6 +27,8 @@ ROUNDS = max(1, report.rounds() - 1)
 """One less than elsewhere: there are many rows, and no claim about a peer."""
 JSON_REQUESTS = 128
 _BASE = "all_on"
+_CLIENTS = 8
+"""As many as slots, so that no request waits for more than its turn."""
 
 
 class Work(NamedTuple):
@@ -90,12 +92,13 @@ async def measure(work: Work, changed: Mapping[str, Any]) -> float:
     async with engine(
         work.model,
         n_ctx=work.n_ctx,
-        n_slots=8,
+        n_slots=_CLIENTS,
         options={**work.base, **changed},
         profile=work.profile,
     ) as loaded:
+        at_once = asyncio.Semaphore(_CLIENTS)
         started = time.perf_counter()
-        await asyncio.gather(*(_answer(loaded, wanted) for wanted in work.requests))
+        await asyncio.gather(*(_answer(loaded, wanted, at_once) for wanted in work.requests))
         return len(work.requests) / (time.perf_counter() - started)
 
 
@@ -115,6 +118,7 @@ def summarise(
     return compared, absolutes
 
 
-async def _answer(loaded: Engine, wanted: GenerationRequest) -> None:
-    async for _ in loaded.generate(wanted):
-        pass
+async def _answer(loaded: Engine, wanted: GenerationRequest, at_once: asyncio.Semaphore) -> None:
+    async with at_once:
+        async for _ in loaded.generate(wanted):
+            pass

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -134,6 +134,20 @@ def phrases(config: DataConfig, n: int) -> Iterator[Phrase]:
     return _Generator(config, load_catalog()).phrases(n)
 
 
+def replies_to_given_intents(config: DataConfig, n: int) -> Iterator[Conversation]:
+    """Yield conversations whose answer is of another intent than the message.
+
+    They show that the reply follows the intent that the answer begins with, whoever decided on it
+    (a prior may overrule the network), and not what the network itself would have made of the
+    message. Nothing can be learnt from them about intents.
+
+    Args:
+        config: What the dataset is made of.
+        n: How many; the messages' intents take turns, those of the answers are drawn.
+    """
+    return _Generator(config, load_catalog()).replies_to_given_intents(n)
+
+
 class _Generator:
     """Holds the catalogue and what is derived from it while conversations are made."""
 
@@ -180,6 +194,17 @@ class _Generator:
             text = lose_words(said.text, stream.child("lost"), percent=percent)
             yield Phrase(text, said.pattern.intent)
 
+    def replies_to_given_intents(self, n: int) -> Iterator[Conversation]:
+        intents = list(self._catalog.intents)
+        for index in range(n):
+            turn, intent_index = divmod(index, len(intents))
+            intent = intents[intent_index]
+            stream = self._root.child("given", index)
+            patterns = self._train_patterns[intent]
+            given = stream.child("intent").choice([i for i in intents if i != intent])
+            made = self._conversation_of(patterns[turn % len(patterns)], stream, answered_as=given)
+            yield replace(made, id=f"given-{index:06d}")
+
     def _patterns_for_training(self, intent: str) -> list[Pattern]:
         usable = [
             p
@@ -192,7 +217,12 @@ class _Generator:
         return order[: max(1, len(order) * self._config.pattern_percent // 100)]
 
     def _conversation(self, split: Split, index: int, pattern: Pattern) -> Conversation:
-        stream = self._root.child(split, index)
+        made = self._conversation_of(pattern, self._root.child(split, index))
+        return replace(made, id=f"{split}-{index:06d}")
+
+    def _conversation_of(
+        self, pattern: Pattern, stream: Stream, *, answered_as: str | None = None
+    ) -> Conversation:
         vehicles = self._bind_vehicles(stream.child("vehicles"))
         said = self._say(pattern, vehicles, stream.child("turn"))
         rows = self._rows(said, stream.child("rows"))
@@ -208,7 +238,8 @@ class _Generator:
                 content = reply.to_compact_json() if as_json else reply.response
                 turns += [Message(role="user", content=before.text)]
                 turns += [Message(role="assistant", content=content)]
-        answer = self._answer(said, rows, stream.child("answer"))
+        heard = said if answered_as is None else said.taken_for(answered_as)
+        answer = self._answer(heard, rows, stream.child("answer"))
         opening = []
         if rows:
             text = f"{system_prompt()}\n\n{prompt_rows(rows, stream.child('layout'))}"
@@ -216,8 +247,8 @@ class _Generator:
         turns += [Message(role="user", content=said.text)]
         turns += [Message(role="assistant", content=answer.to_compact_json())]
         return Conversation(
-            id=f"{split}-{index:06d}",
-            split=split,
+            id="",
+            split=pattern.split,
             intent=pattern.intent,
             register=pattern.register,
             family=pattern.family,
@@ -361,6 +392,10 @@ class _Said:
     noise: tuple[str, ...]
     bound: dict[str, str]
     used: set[str]
+
+    def taken_for(self, intent: str) -> "_Said":
+        """Return the same words as a message of another intent."""
+        return replace(self, pattern=self.pattern._replace(intent=intent))
 
     @property
     def wish(self) -> Wish:

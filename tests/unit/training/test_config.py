@@ -40,6 +40,7 @@ def sha256_of(folder: Path, *, optim: str = "", tokenizer: str = "") -> str:
     [
         ({"optim": ", warm_start: bag"}, {"optim": ", warm_start: pairs"}),
         ({"optim": ", reader_rate: 1.0"}, {"optim": ", reader_rate: 0.5"}),
+        ({"optim": ", n_given_intents: 0"}, {"optim": ", n_given_intents: 9"}),
         ({"tokenizer": ", n_phrases: 0"}, {"tokenizer": ", n_phrases: 8"}),
     ],
 )

@@ -8,7 +8,13 @@ import pytest
 
 from training.contract import parse_answer
 from training.data.catalog import Register, Split, intent_names, load_catalog
-from training.data.generator import Conversation, DataConfig, generate, phrases
+from training.data.generator import (
+    Conversation,
+    DataConfig,
+    generate,
+    phrases,
+    replies_to_given_intents,
+)
 
 CONFIG = DataConfig(n_train=1500)
 
@@ -103,6 +109,17 @@ def test_single_messages_take_turns_and_are_labelled() -> None:
     assert [p.intent for p in said[:31]] == list(intent_names())
     assert said == list(phrases(CONFIG, 62))
     assert all(p.text for p in said)
+
+
+def test_replies_to_given_intents_are_those_of_another_intent_for_the_same_words() -> None:
+    given = list(replies_to_given_intents(CONFIG, 310))
+    assert [c.intent for c in given[:31]] == list(intent_names())
+    named = [parse_answer(c.answer_json) for c in given]
+    assert all(a is not None and a.intent != c.intent for a, c in zip(named, given, strict=True))
+    assert len({a.intent for a in named if a is not None}) == len(intent_names())
+    assert all(c.split is Split.TRAIN for c in given)
+    handoffs = {a.handoff for a in named if a is not None and a.intent == "pedir_humano"}
+    assert handoffs == {True}
 
 
 def test_vehicle_names_in_replies_were_said_by_the_customer() -> None:

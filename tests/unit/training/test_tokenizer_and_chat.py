@@ -1,5 +1,7 @@
 """The tokenizer and the conversations written with it."""
 
+import json
+
 import jinja2
 import pytest
 from tokenizers import Tokenizer
@@ -8,7 +10,7 @@ from training.chat import ChatEncoder
 from training.config import TokenizerConfig
 from training.contract import chat_template, system_prompt
 from training.data.catalog import Split
-from training.data.generator import DataConfig, Message, generate
+from training.data.generator import DataConfig, Message, generate, replies_to_given_intents
 from training.tokenizer import EOT, SPECIAL_TOKENS, special_id, train_tokenizer
 
 SMALL = TokenizerConfig(vocab_size=1024, n_conversations=300)
@@ -108,6 +110,18 @@ def test_only_json_replies_and_their_end_are_learnt(
     encoded = encoder.encode(messages, max_tokens=512)
     learnt = [i for i, learn in zip(encoded.ids, encoded.learn, strict=True) if learn]
     assert tokenizer.decode(learnt, skip_special_tokens=False) == '{"response":"Claro"}' + EOT
+
+
+def test_of_an_answer_whose_intent_was_given_only_the_rest_is_learnt(
+    tokenizer: Tokenizer, encoder: ChatEncoder
+) -> None:
+    (conversation,) = replies_to_given_intents(DataConfig(history_percent=100), 1)
+    encoded = encoder.encode(conversation.messages, max_tokens=4096, is_intent_given=True)
+    learnt = [i for i, learn in zip(encoded.ids, encoded.learn, strict=True) if learn]
+    named = json.loads(conversation.answer_json)["intent"]
+    assert named != conversation.intent
+    rest = conversation.answer_json.removeprefix(f'{{"intent":"{named}","confidence":0.')
+    assert tokenizer.decode(learnt, skip_special_tokens=False) == rest + EOT
 
 
 def test_the_intent_exercise_learns_the_name_only(
