@@ -191,8 +191,10 @@ def catalog_sha256() -> str:
 
 def normalise(text: str) -> str:
     """Return `text` without accents, case, punctuation and runs of spaces."""
-    decomposed = unicodedata.normalize("NFD", text.lower())
-    ascii_only = decomposed.encode("ascii", "ignore").decode()
+    ascii_only = text.lower()
+    if not ascii_only.isascii():
+        decomposed = unicodedata.normalize("NFD", ascii_only)
+        ascii_only = decomposed.encode("ascii", "ignore").decode()
     return _NO_WORD.sub(" ", ascii_only).strip() or text
 
 
@@ -205,6 +207,8 @@ def choose_alternatives(text: str, stream: Stream) -> str:
 @cache
 def readings(text: str) -> tuple[str, ...]:
     """Return the normalised phrase with its first and with its last alternatives."""
+    if "[" not in text:
+        return (normalise(text),)
     ends = (
         _ALTERNATIVES.sub(lambda m, at=at: m[1].split("|")[at], text)  # type: ignore[misc]
         for at in (0, -1)
