@@ -24,6 +24,7 @@ from serve_app.model.calls import ModelCall
 from serve_app.model.profile import Profile, load_profile
 from serve_app.model.replica import ModelReplica
 from tests.e2e.engines.asking import Answer, ask, chat, model_config
+from training.data.catalog import load_catalog
 
 ROOT = Path(__file__).parents[3]
 MODELS = sorted((ROOT / "models/okla").glob("*.gguf"))
@@ -103,6 +104,11 @@ def intents(found: list[Answer]) -> list[str]:
     return [json.loads(answer.text)["intent"] for answer in found]
 
 
+def replies_of(intent: str) -> set[str]:
+    spec = load_catalog().replies[intent]
+    return {*spec.formal, *spec.street}
+
+
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_a_strong_prior_decides_the_intent_and_the_reply_is_of_it(path, profile):
     engine = engine_of(profile, path)
@@ -113,12 +119,10 @@ def test_a_strong_prior_decides_the_intent_and_the_reply_is_of_it(path, profile)
         asyncio.run(engine.close())
     assert intents(found) == ["despedida"] * len(QUESTIONS)
     assert "despedida" not in intents(bare)
-    changed = [
-        json.loads(one.text)["response"] != json.loads(other.text)["response"]
-        for one, other in zip(found, bare, strict=True)
-    ]
-    # okla-v1 is often so sure of another intent that its reply is still of that one.
-    assert sum(changed) > (len(changed) / 2 if "okla-v2" in path.name else 0)
+    farewells = replies_of("despedida")
+    n_right = sum(json.loads(answer.text)["response"] in farewells for answer in found)
+    assert n_right >= 0.75 * len(found)
+    assert not any(json.loads(answer.text)["response"] in farewells for answer in bare)
 
 
 def test_the_probabilities_are_the_product_of_both(engine, profile):
@@ -131,11 +135,15 @@ def test_the_probabilities_are_the_product_of_both(engine, profile):
         piece: logprob + sum(v for text, v in mild.items() if piece.startswith(text.encode()))
         for piece, logprob in network.items()
     }
-    # Over the 20 likeliest: what is left out has next to nothing of either.
-    norm = math.log(math.fsum(math.exp(value) for value in product.values()))
     reported = {c.token_bytes: c.logprob for c in both.logprobs[0].top}
     best = sorted(product, key=lambda piece: -product[piece])[:3]
-    assert [reported[p] for p in best] == pytest.approx([product[p] - norm for p in best], abs=0.05)
+    # Against the likeliest of them, which no choice beyond the 20 that are told can move.
+    assert [reported[p] - reported[best[0]] for p in best] == pytest.approx(
+        [product[p] - product[best[0]] for p in best], abs=0.005
+    )
+    # With what lies beyond, the choices can only be less likely than among the 20 alone.
+    norm = math.log(math.fsum(math.exp(value) for value in product.values()))
+    assert product[best[0]] - norm - 0.2 < reported[best[0]] < product[best[0]] - norm + 0.005
     chosen = both.logprobs[0]
     assert chosen.logprob == pytest.approx(reported[chosen.token_bytes])
 

@@ -60,7 +60,7 @@ def test_an_option_that_came_later_changes_the_hash_only_where_it_is_used(
         (("n_heads: 4", "n_heads: 3"), "n_heads"),
         (("batch_size: 12", "batch_size: 0"), "batch_size"),
         (("seed: 42", "sed: 42"), "sed"),
-        (("version: 1.3.0", "version: one"), "version"),
+        (("version: 1.4.0", "version: one"), "version"),
         (("registers: [formal, casual]", "registers: [posh]"), "registers"),
     ],
 )
