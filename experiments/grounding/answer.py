@@ -158,7 +158,11 @@ class GroundedAnswer:
         if spot is None:
             self._instead = self._instead or self._wanted(piece)
             return False
-        if self._instead is None or self._instead(spot.text):
+        if self._instead is None:
+            return True
+        if spot.begun:
+            return self._automaton.goes_on(spot.text, spot.begun)
+        if self._instead(spot.text):
             return True
         return piece == b" " and self._spot.text.in_word  # and not a second one
 

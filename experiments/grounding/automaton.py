@@ -197,7 +197,9 @@ class Automaton:
 
     def offers_detail(self, state: State, text: str) -> bool:
         """Whether a text begins with a detail of some row, and the vehicles named have others."""
-        if state.in_word or not state.is_named or not state.rows & self._details.rows:
+        if state.must or state.in_word or not state.is_named:
+            return False  # behind a sign of currency, only its price can come
+        if not state.rows & self._details.rows:
             return False
         node: Node | None = self._details
         for character in text:
@@ -242,7 +244,11 @@ class Automaton:
 
         Elsewhere than inside a figure or a name with digits, nearly all may.
         """
-        return not state.must or any(
+        return not state.must or self.goes_on(state, begun)
+
+    def goes_on(self, state: State, begun: bytes) -> bool:
+        """Whether what has been begun can go on with a character of which these are the bytes."""
+        return any(
             character.encode().startswith(begun)
             for node in (*state.figures, *state.longer, *state.words)
             for character in node.children

@@ -118,6 +118,27 @@ def test_a_place_is_not_begun_that_cannot_be_finished():
     assert judge.allows(b" La")
 
 
+def test_no_character_is_begun_that_cannot_go_on_with_the_place():
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Mazda 3 2019, ta en", judge=judge)
+    assert not judge.allows(b" Moca")
+    assert judge.allows(b" Ban")
+    judge.accept(b" Ban")
+    assert not judge.allows(b"\xc8")
+    assert judge.allows(b"\xc3")
+    judge.accept(b"\xc3")
+    assert not judge.allows(b"\xa9")
+    assert judge.allows(b"\xad")
+
+
+def test_behind_a_sign_of_currency_no_place_is_waited_for():
+    judge = answer()
+    assert passes(said("X").split(b"X")[0] + b"Kia K5 2014, en RD$", judge=judge)
+    assert not judge.allows(b"Santo")
+    assert not judge.allows(b"Moca")
+    assert judge.allows(b"6")
+
+
 def test_spaces_do_not_put_off_a_figure():
     judge = answer()
     assert passes(said("X").split(b"X")[0] + b"Kia K5 2014 tiene", judge=judge)
@@ -233,8 +254,14 @@ def test_from_random_tokens_some_byte_always_goes_on(seed):
         b" 4",
     ]
     pieces += ["í".encode(), "ñ".encode(), "¿".encode()]
+    pieces += [b" en", b" $", b"Santo", b" Moca", b" Ban", b" La"]
+    pieces += (leads := [b"\xc3", b"\xc8"])
+    ends = [bytes([byte]) for byte in range(0x80, 0xC0)]
+    piece = b""
     for _ in range(70):
-        order = random_.sample(pieces, len(pieces))
+        # The grammar allows nothing but its end behind the beginning of a character.
+        usable = ends if piece in leads else pieces
+        order = random_.sample(usable, len(usable))
         piece = next((p for p in order if p != b'"' and judge.allows(p)), b'"')
         assert judge.allows(piece)
         judge.accept(piece)
