@@ -170,9 +170,9 @@ def load_catalog() -> Catalog:
     for name, spec in intent_file.intents.items():
         if unknown := set(spec.next) - names:
             raise CatalogError(f"intents.yaml: {name!r} is followed by unknown intents {unknown}")
-    patterns = _without_contested(written_patterns())
     known_slots = {*slots.values, *VEHICLE_SLOTS, *BODY_SLOTS, *COMPUTED_SLOTS}
-    _check_patterns(patterns, known_slots=known_slots)
+    _check_patterns(written_patterns(), known_slots=known_slots)
+    patterns = _without_contested(written_patterns())
     return Catalog(intent_file.intents, intent_file.slot_signals, patterns, replies, slots)
 
 
