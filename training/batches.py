@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.chat import Encoded
 from training.data.stream import Stream
+from training.packed import PackedExamples
 
 _POOL_BATCHES = 16
 """Batches that are sorted by length together: less padding, still a random order."""
@@ -14,10 +18,17 @@ _POOL_BATCHES = 16
 class Batch(NamedTuple):
     """Token ids and what to learn, padded on the right to one length."""
 
-    ids: list[list[int]]
-    learn: list[list[bool]]
-    n_tokens: int
-    """Tokens without padding."""
+    ids: NDArray[np.int64]
+    """(n_conversations, width)."""
+    learn: NDArray[np.bool_]
+    """Same shape."""
+    lengths: NDArray[np.int64]
+    """Tokens of each without padding, (n_conversations,)."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens without padding."""
+        return int(self.lengths.sum())
 
 
 class BatchPlan:
@@ -35,7 +46,7 @@ class BatchPlan:
     ) -> None:
         if len(examples) < batch_size:
             raise ValueError(f"{len(examples)} conversations do not fill a batch of {batch_size}")
-        self._examples = examples
+        self._examples = PackedExamples.of(examples)
         self._batch_size = batch_size
         self._seed = seed
         self._pad_id = pad_id
@@ -45,28 +56,18 @@ class BatchPlan:
         """Return the batch of a step, counted from 0."""
         per_epoch = len(self._examples) // self._batch_size
         epoch, index = divmod(step, per_epoch)
-        return self._collate([self._examples[i] for i in self._epoch(epoch)[index]])
+        return Batch(*self._examples.rows(self._epoch(epoch)[index], pad_id=self._pad_id))
 
-    def _epoch_batches(self, epoch: int) -> list[list[int]]:
+    def _epoch_batches(self, epoch: int) -> NDArray[np.int64]:
+        """Return the conversations of every batch of an epoch, (n_batches, batch_size)."""
         stream = Stream("batches", self._seed, epoch)
-        order = stream.shuffled(range(len(self._examples)))
-        pool = self._batch_size * _POOL_BATCHES
-        batches: list[list[int]] = []
+        order = stream.permutation(len(self._examples))
+        lengths, pool = self._examples.lengths, self._batch_size * _POOL_BATCHES
+        batches = []
         for start in range(0, len(order), pool):
-            by_length = sorted(order[start : start + pool], key=self._length)
-            batches += [
-                by_length[at : at + self._batch_size]
-                for at in range(0, len(by_length) - self._batch_size + 1, self._batch_size)
-            ]
-        return stream.shuffled(batches)
-
-    def _length(self, index: int) -> int:
-        return len(self._examples[index].ids)
-
-    def _collate(self, examples: list[Encoded]) -> Batch:
-        width = max(len(e.ids) for e in examples)
-        return Batch(
-            ids=[[*e.ids, *[self._pad_id] * (width - len(e.ids))] for e in examples],
-            learn=[[*e.learn, *[False] * (width - len(e.learn))] for e in examples],
-            n_tokens=sum(len(e.ids) for e in examples),
-        )
+            part = order[start : start + pool]
+            by_length = part[np.argsort(lengths[part], kind="stable")]
+            whole = len(part) // self._batch_size * self._batch_size
+            batches.append(by_length[:whole].reshape(-1, self._batch_size))
+        together = np.concatenate(batches)
+        return together[stream.permutation(len(together))]

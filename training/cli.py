@@ -1,6 +1,7 @@
 """The commands `carril data ...` and `carril train`; heavy packages load when one runs."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,13 @@ if TYPE_CHECKING:
     from training.data.generator import DataConfig
 
 data_app = typer.Typer(help="Generate, check and count training data.", no_args_is_help=True)
+
+
+class Until(StrEnum):
+    """How far a training goes."""
+
+    PREPARED = "prepared"
+
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
@@ -216,6 +224,10 @@ def train_command(
         Path | None,
         typer.Option("--install", help="Copy model and manifest here when done."),
     ] = None,
+    until: Annotated[
+        Until | None,
+        typer.Option(help="Stop early: `prepared` writes only what `training.fit` learns from."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train, evaluate, export and quantise a model; resume where a checkpoint is."""
@@ -224,6 +236,9 @@ def train_command(
     from training.jobs.finetune import run_finetune
     from training.jobs.progress import ProgressView
 
+    if until is Until.PREPARED:
+        _prepare(config, out)
+        return
     try:
         code, manifest, folder = run_finetune(
             config, out=out, resume=True, install_to=install_to, echo=ProgressView().show
@@ -243,6 +258,24 @@ def train_command(
         f"held-out: loss {metrics.heldout_loss}, intent accuracy {metrics.intent_accuracy}, "
         f"valid JSON {metrics.json_validity} (n = {metrics.n_conversations})"
     )
+
+
+def _prepare(path: Path, out: Path | None) -> None:
+    from training.config import load_config
+    from training.errors import TrainingError
+    from training.jobs.progress import ProgressView
+    from training.pipeline import prepare
+
+    if out is None:
+        raise _failed("--until prepared needs --out, the folder to take along", _EXIT_USAGE)
+    try:
+        loaded = load_config(path)
+        out.mkdir(parents=True, exist_ok=True)
+        made = prepare(loaded, out, report=ProgressView().show)
+    except (TrainingError, OSError) as err:
+        raise _failed(str(err), _EXIT_FAILED) from err
+    typer.echo(f"{made}  {made.stat().st_size:,} bytes")
+    typer.echo(f"next, where the GPU is: python -m training.fit --config {path} --out {out}")
 
 
 def _data_config(path: Path) -> "DataConfig":

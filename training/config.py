@@ -16,7 +16,7 @@ K_QUANT_BLOCK = 256
 
 _CAME_LATER = {
     "tokenizer": ("n_phrases",),
-    "optim": ("warm_start", "reader_rate", "n_given_intents"),
+    "optim": ("warm_start", "reader_rate", "n_given_intents", "dropout", "message_loss"),
 }
 """Options that a configuration's hash leaves out where they have their default."""
 
@@ -84,6 +84,12 @@ class OptimConfig(_Config):
     n_given_intents: Annotated[int, Field(ge=0)] = 0
     """Conversations beside the dataset's whose answer is of an intent that was drawn: what is
     learnt from them is to go on as the intent says, wherever it came from."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of what each layer adds that is left out at random: for trainings long enough to learn
+    their phrases by heart."""
+    message_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of learning to write the customers' single messages, beside naming their intent: it
+    makes a network read words that no intent depends on, too."""
     n_steps: Annotated[int, Field(gt=0)]
     n_intent_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the start that learn to name intents only: five times as many phrases per second."""
@@ -150,6 +156,8 @@ class TrainConfig(_Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the products in forward and backward passes; weights and their updates are float32.
     bfloat16 needs a CPU with AVX512-BF16 or AMX, or a GPU: on others it is slower."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it is trained. Trained twice, the weights are the same on a CPU; not on a GPU."""
     data: DataConfig
     base: BaseConfig | None = None
     """Without it, a training starts from scratch."""
@@ -167,6 +175,8 @@ class TrainConfig(_Config):
             "dataset": {"path"} if self.dataset else True,
             "base": {"folder"} if self.base else True,
         }
+        if self.device == "cpu":
+            apart["device"] = True
         for part, names in _CAME_LATER.items():
             section = getattr(self, part)
             usual = {

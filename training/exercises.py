@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from training.batches import Batch, BatchPlan
 from training.chat import Encoded
 from training.config import OptimConfig
@@ -41,6 +43,12 @@ class Exercise(NamedTuple):
     prefix: tuple[int, ...]
 
 
+def n_computed(exercise: Exercise) -> int:
+    """Return the tokens that an exercise takes: what opens all of it is computed once."""
+    batch, prefix = exercise
+    return batch.n_tokens - (len(batch.ids) - 1) * len(prefix)
+
+
 class StepBatches:
     """Which batches a step learns from: intents always, whole answers in some or all steps.
 
@@ -72,10 +80,12 @@ class StepBatches:
         if not self._data.openings or not stream.percent(self._optim.opening_percent):
             return Exercise(batch, self._data.prefix)
         opening = stream.choice(self._data.openings)
+        n_rows, n_plain = len(batch.ids), len(plain)
+        before = np.tile(np.array(opening, np.int64), (n_rows, 1))
         moved = Batch(
-            ids=[[*opening, *ids[len(plain) :]] for ids in batch.ids],
-            learn=[[False] * len(opening) + learn[len(plain) :] for learn in batch.learn],
-            n_tokens=batch.n_tokens + len(batch.ids) * (len(opening) - len(plain)),
+            ids=np.hstack([before, batch.ids[:, n_plain:]]),
+            learn=np.hstack([np.zeros_like(before, np.bool_), batch.learn[:, n_plain:]]),
+            lengths=batch.lengths + len(opening) - n_plain,
         )
         return Exercise(moved, opening)
 

@@ -2,9 +2,12 @@
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
@@ -14,11 +17,11 @@ from training.config import BaseConfig, TrainConfig
 from training.errors import TrainingError
 
 
-def make_deterministic(seed: int, threads: int) -> None:
-    """Seed torch and refuse operations whose result depends on scheduling."""
+def make_deterministic(seed: int, threads: int, *, device: str = "cpu") -> None:
+    """Seed torch and, on a CPU, refuse operations whose result depends on scheduling."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(device == "cpu")
 
 
 def build_network(config: TrainConfig) -> LlamaForCausalLM:
@@ -42,6 +45,26 @@ def build_network(config: TrainConfig) -> LlamaForCausalLM:
         pad_token_id=None,
     )
     return LlamaForCausalLM(llama).to(torch.float32)
+
+
+def drop_out(network: LlamaForCausalLM, share: float) -> None:
+    """Leave out a share of token vectors and of what layers add to them, while training.
+
+    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting",
+    where Vaswani et al. 2017 ("Attention is all you need", section 5.4) put it.
+
+    Args:
+        network: Changed in place; its weights and files are not.
+        share: Between 0 and 1.
+    """
+
+    def hook(module: torch.nn.Module, _: object, output: Tensor) -> Tensor:
+        return functional.dropout(output, share, module.training)
+
+    network.model.embed_tokens.register_forward_hook(hook)
+    for layer in network.model.layers:
+        layer.self_attn.o_proj.register_forward_hook(hook)
+        layer.mlp.down_proj.register_forward_hook(hook)
 
 
 def load_weights(network: LlamaForCausalLM, base: BaseConfig) -> None:
@@ -74,13 +97,37 @@ def count_parameters(network: LlamaForCausalLM) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def save_network(network: LlamaForCausalLM, folder: Path) -> None:
-    """Write the network as a Hugging Face folder (safetensors)."""
-    network.save_pretrained(folder)
+def save_network(
+    network: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the network as a Hugging Face folder (safetensors); its weights become `dtype`."""
+    network.to(dtype).save_pretrained(folder)
+
+
+class Losses(NamedTuple):
+    """What a network loses on a batch, in nats."""
+
+    learnt: Tensor
+    """Summed over the tokens to learn."""
+    others: Tensor | None
+    """Mean over all other tokens behind the prefix, if it was asked for."""
 
 
 def batch_loss(network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ...]) -> Tensor:
     """Return the summed cross-entropy over the tokens to learn, in nats.
+
+    Args:
+        network: The network.
+        batch: Padded conversations.
+        prefix: What all of them begin with.
+    """
+    return batch_losses(network, batch, prefix=prefix).learnt
+
+
+def batch_losses(
+    network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ...], others: bool = False
+) -> Losses:
+    """Return the cross-entropy over the tokens to learn and, if wanted, over all others.
 
     The system prompt opens every conversation, so it runs once for the whole batch and its keys and
     values are shared. Gradients flow through the shared part: the same function, in less time.
@@ -89,27 +136,37 @@ def batch_loss(network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ..
         network: The network.
         batch: Padded conversations.
         prefix: What all of them begin with.
+        others: Whether the other tokens count, too.
     """
-    device = network.device
-    ids = torch.tensor(batch.ids, device=device)  # (n_conversations, width) int64
-    learn = torch.tensor(batch.learn, device=device)
-    n_prefix = len(prefix)
+    device, n_prefix = network.device, len(prefix)
+    ids = torch.from_numpy(batch.ids[:, n_prefix:]).to(device)  # (n_conversations, width) int64
     opening = torch.tensor([prefix], device=device)
     shared = network.model(opening, past_key_values=DynamicCache(), use_cache=True)
     cache = shared.past_key_values
     cache.batch_repeat_interleave(len(ids))
-    inputs, targets = ids[:, n_prefix:-1], ids[:, n_prefix + 1 :]
+    inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
     positions = torch.arange(n_prefix, n_prefix + inputs.shape[1], device=device).unsqueeze(0)
     hidden = network.model(inputs, past_key_values=cache, position_ids=positions).last_hidden_state
-    chosen = learn[:, n_prefix + 1 :]
-    # Whatever the products' precision, probabilities are summed in float32.
-    logits = network.lm_head(hidden[chosen]).float()  # (n_learnt, n_vocab)
-    return functional.cross_entropy(logits, targets[chosen], reduction="sum")
+    hidden = hidden.flatten(0, 1)
+
+    def summed(where: NDArray[np.bool_]) -> Tensor:
+        # Which tokens is decided here: asking a GPU for it would wait for all that it has to do.
+        at = torch.from_numpy(np.flatnonzero(where)).to(device)
+        # Whatever the products' precision, probabilities are summed in float32.
+        logits = network.lm_head(hidden[at]).float()  # (n_tokens, n_vocab)
+        return functional.cross_entropy(logits, targets[at], reduction="sum")
+
+    learn = batch.learn[:, n_prefix + 1 :]
+    if not others:
+        return Losses(summed(learn), None)
+    inside = np.arange(n_prefix + 1, batch.ids.shape[1]) < batch.lengths[:, None]
+    rest = inside & ~learn
+    return Losses(summed(learn), summed(rest) / int(rest.sum()))
 
 
 def count_learnt(batch: Batch) -> int:
     """Return how many tokens of a batch are learnt."""
-    return sum(map(sum, batch.learn))
+    return int(batch.learn.sum())
 
 
 def sequence_logits(network: LlamaForCausalLM, ids: list[int]) -> Tensor:

@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
 from experiments.whole_file import opened_whole
 from training.chat import ChatEncoder
 from training.config import TrainConfig
 from training.contract import PROFILE_DIR, chat_template
-from training.data.catalog import Split, intent_names, load_catalog
+from training.data.catalog import Split, catalog_sha256, intent_names, load_catalog
 from training.data.dataset import write_dataset, write_text
 from training.data.generator import (
     Conversation,
@@ -20,11 +23,13 @@ from training.data.generator import (
     phrases,
     replies_to_given_intents,
 )
+from training.errors import ArtefactError
 from training.evaluate import EvalReport, evaluate
 from training.exercises import TrainingSet
 from training.export.gguf_writer import write_gguf
 from training.export.huggingface import write_tokenizer_files
 from training.export.quantise import quantise
+from training.fit import NETWORK, TrainingRecord, fit, load_network
 from training.learnt import Learnt, prepared_phrases, training_conversations
 from training.manifest import (
     Architecture,
@@ -34,9 +39,12 @@ from training.manifest import (
     now,
     write_manifest,
 )
-from training.network import count_parameters, save_network
+from training.packed import PackedExamples
 from training.tokenizer import BOS, EOT, base_tokenizer, save_tokenizer, train_tokenizer
-from training.trainer import Progress, TrainResult, mean_loss, train
+from training.trainer import mean_loss
+from training.training_set import TRAINING_SET, read_training_set, write_training_set
+
+TOKENIZER = "tokenizer.json"
 
 Report = Callable[[str], None]
 
@@ -65,21 +73,23 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     code_commit = _code_commit()  # of the code that runs now: HEAD may move while it trains
     report("writing the dataset")
     dataset = write_dataset(config.data, out_dir / "data")
-    learnt = training_conversations(config)
-    tokenizer = _tokenizer(config, report)
-    tokenizer_sha256 = save_tokenizer(tokenizer, out_dir / "tokenizer.json")
-
-    result = _train(config, learnt, tokenizer, out_dir, report)
+    prepare(config, out_dir, report=report)
+    tokenizer = Tokenizer.from_file(str(out_dir / TOKENIZER))
+    record = fit(config, out_dir, report=report)
+    network = load_network(out_dir)
+    write_tokenizer_files(
+        out_dir / NETWORK, tokenizer.to_str(pretty=True), bos=BOS, eos=EOT, template=chat_template()
+    )
     heldout = _spread(list(generate(config.data, Split.HELDOUT)), MAX_MEASURED)
     encoder = ChatEncoder(tokenizer)
     encoded = [encoder.encode(c.messages, max_tokens=config.optim.max_tokens) for c in heldout]
-    heldout_loss = mean_loss(result.network, encoded, prefix=encoder.shared_ids)
+    heldout_loss = mean_loss(network, encoded, prefix=encoder.shared_ids)
     report(f"held-out loss {heldout_loss:.3f} nats per token")
 
-    model, tensor_types = _export(config, result, tokenizer, out_dir, report)
+    model, tensor_types = _export(config, network, tokenizer, out_dir, report)
     evaluation = _evaluate(config, model, tokenizer, heldout, report)
-    metrics = _metrics(evaluation, heldout_loss=heldout_loss, train_loss=result.final_loss)
-    write_text(out_dir / "metrics.json", _metrics_json(evaluation, metrics, result))
+    metrics = _metrics(evaluation, heldout_loss=heldout_loss, train_loss=record.final_loss)
+    write_text(out_dir / "metrics.json", _metrics_json(evaluation, metrics, record))
     manifest = ModelManifest(
         name=config.name,
         version=config.version,
@@ -89,9 +99,9 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
         size_bytes=model.stat().st_size,
         quantisation="Q4_K_M",
         tensor_types=tensor_types,
-        architecture=_architecture(config, count_parameters(result.network)),
+        architecture=_architecture(config, record.n_params),
         dataset_sha256=config.dataset.sha256 if config.dataset else dataset.sha256,
-        tokenizer_sha256=tokenizer_sha256,
+        tokenizer_sha256=file_sha256(out_dir / TOKENIZER),
         config_sha256=config.sha256(),
         system_prompt_sha256=file_sha256(PROFILE_DIR / "system_prompt.txt"),
         answer_schema_sha256=file_sha256(PROFILE_DIR / "answer.schema.json"),
@@ -103,6 +113,38 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     )
     write_manifest(manifest, out_dir)
     return manifest
+
+
+def prepare(config: TrainConfig, out_dir: Path, *, report: Report) -> Path:
+    """Write `tokenizer.json` and `training_set.npz`, all that the training itself needs.
+
+    A training set of this configuration that is there already stays: it may have come along with
+    a network that was trained on it elsewhere.
+
+    Args:
+        config: The configuration.
+        out_dir: Work folder.
+        report: Receives one line of progress at a time.
+
+    Returns:
+        The training set's file.
+
+    Raises:
+        TrainingError: If a base cannot be read, or the corpus is too small for the vocabulary.
+    """
+    path, made = out_dir / TOKENIZER, out_dir / TRAINING_SET
+    catalog = catalog_sha256()
+    if path.exists():
+        with suppress(ArtefactError):
+            read_training_set(made, config, catalog_sha256=catalog)
+            report("the training set is there")
+            return made
+    tokenizer = _tokenizer(config, report)
+    save_tokenizer(tokenizer, path)
+    report("encoding what is learnt")
+    data = _training_set(config, tokenizer)
+    write_training_set(data, config, made, catalog_sha256=catalog)
+    return made
 
 
 def _tokenizer(config: TrainConfig, report: Report) -> Tokenizer:
@@ -119,48 +161,29 @@ def _spread(conversations: list[Conversation], most: int) -> list[Conversation]:
     return conversations[::step]
 
 
-def _train(
-    config: TrainConfig,
-    learnt: Sequence[Learnt],
-    tokenizer: Tokenizer,
-    out_dir: Path,
-    report: Report,
-) -> TrainResult:
+def _training_set(config: TrainConfig, tokenizer: Tokenizer) -> TrainingSet:
+    learnt = training_conversations(config)
     encoder = ChatEncoder(tokenizer)
     limit = config.optim.max_tokens
-    said = [*phrases(config.data, config.optim.n_phrases), *prepared_phrases(config, learnt)]
-    number = {intent: i for i, intent in enumerate(intent_names())}
-    data = TrainingSet(
-        answers=[
-            *(encoder.encode(c.messages, max_tokens=limit) for c in learnt),
-            *(
-                encoder.encode(c.messages, max_tokens=limit, is_intent_given=True)
-                for c in replies_to_given_intents(config.data, config.optim.n_given_intents)
-            ),
-        ],
-        intents=[encoder.encode_intent(p.text, p.intent) for p in said],
+    said = chain(phrases(config.data, config.optim.n_phrases), prepared_phrases(config, learnt))
+    answers = (encoder.encode(c.messages, max_tokens=limit) for c in learnt)
+    given = (
+        encoder.encode(c.messages, max_tokens=limit, is_intent_given=True)
+        for c in replies_to_given_intents(config.data, config.optim.n_given_intents)
+    )
+    return TrainingSet(
+        answers=PackedExamples.of(chain(answers, given), prefix=encoder.shared_ids),
+        intents=PackedExamples.of(
+            (encoder.encode_intent(p.text, p.intent) for p in said), prefix=encoder.system_ids
+        ),
         prefix=encoder.shared_ids,
         system_ids=encoder.system_ids,
         openings=_openings(encoder, learnt),
-        bags=[(encoder.text_ids(p.text), number[p.intent]) for p in said],
         around=encoder.around_ids,
         n_after=encoder.n_after,
-        label_ids=[encoder.intent_id(name) for name in number],
+        label_ids=[encoder.intent_id(name) for name in intent_names()],
         pieces=[tokenizer.decode([i]) for i in range(config.tokenizer.vocab_size)],
     )
-
-    def on_progress(progress: Progress) -> None:
-        report(
-            f"step {progress.step}/{progress.n_steps}  loss {progress.loss:.3f}  "
-            f"{progress.tokens_per_second:,.0f} tokens/s  {progress.eta_s:,.0f} s left"
-        )
-
-    result = train(config, data, out_dir=out_dir, on_progress=on_progress)
-    save_network(result.network, out_dir / "hf")
-    write_tokenizer_files(
-        out_dir / "hf", tokenizer.to_str(pretty=True), bos=BOS, eos=EOT, template=chat_template()
-    )
-    return result
 
 
 def _openings(encoder: ChatEncoder, learnt: Sequence[Learnt]) -> list[tuple[int, ...]]:
@@ -170,11 +193,15 @@ def _openings(encoder: ChatEncoder, learnt: Sequence[Learnt]) -> list[tuple[int,
 
 
 def _export(
-    config: TrainConfig, result: TrainResult, tokenizer: Tokenizer, out_dir: Path, report: Report
+    config: TrainConfig,
+    network: LlamaForCausalLM,
+    tokenizer: Tokenizer,
+    out_dir: Path,
+    report: Report,
 ) -> tuple[Path, dict[str, int]]:
     report("exporting and quantising")
     full = out_dir / f"{config.name}.F32.gguf"
-    write_gguf(result.network, tokenizer, full, name=config.name, version=config.version)
+    write_gguf(network, tokenizer, full, name=config.name, version=config.version)
     model = out_dir / f"{config.name}.Q4_K_M.gguf"
     return model, quantise(full, model, threads=config.threads)
 
@@ -246,11 +273,11 @@ def _metrics(evaluation: EvalReport, *, heldout_loss: float, train_loss: float) 
     )
 
 
-def _metrics_json(evaluation: EvalReport, metrics: Metrics, result: TrainResult) -> str:
+def _metrics_json(evaluation: EvalReport, metrics: Metrics, record: TrainingRecord) -> str:
     document = {
         "summary": metrics.model_dump(mode="json"),
         "evaluation": evaluation.model_dump(mode="json"),
-        "training": {"tokens_seen": result.tokens_seen, "wall_s": round(result.wall_s, 1)},
+        "training": record.model_dump(mode="json"),
     }
     return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
 

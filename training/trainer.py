@@ -10,21 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from training.batches import BatchPlan
 from training.chat import Encoded
 from training.checkpoint import save_checkpoint
 from training.config import OptimConfig, TrainConfig
+from training.data.stream import Stream
 from training.errors import TrainingError
-from training.exercises import StepBatches, TrainingSet
+from training.exercises import Exercise, StepBatches, TrainingSet, n_computed
 from training.network import (
     batch_loss,
+    batch_losses,
     build_network,
     count_learnt,
+    drop_out,
     load_weights,
     make_deterministic,
 )
+from training.packed import PackedExamples
 from training.skills import Part, begin_with_skills, reader_parts
 from training.wiring import can_be_wired
 
@@ -55,6 +60,10 @@ class TrainResult:
     tokens_seen: int
     wall_s: float
     """Seconds of this process; a resumed training counts from the resumption."""
+    tokens_per_second: float
+    """Tokens that were computed in this process, over `wall_s`."""
+    chip: str
+    """Name of the GPU, or `cpu`."""
 
 
 def learning_rate_at(step: int, config: OptimConfig) -> float:
@@ -85,8 +94,10 @@ def train(
     Raises:
         TrainingError: If the checkpoint is of another configuration, or the loss is not finite.
     """
-    make_deterministic(config.seed, config.threads)
-    network = build_network(config)
+    make_deterministic(config.seed, config.threads, device=config.device)
+    network = build_network(config).to(config.device)
+    if config.optim.dropout:
+        drop_out(network, config.optim.dropout)
     optimizer = _optimizer(network, config.optim)
     checkpoint = out_dir / CHECKPOINT
     identity = {"config_sha256": config.sha256(), "data_sha256": _data_sha256(data)}
@@ -101,13 +112,15 @@ def train(
     slowed = _slowed(network, data, config)
     batches = StepBatches(data, config.optim, seed=config.seed)
     started = time.monotonic()
-    reported_at, reported_tokens = started, state.tokens_seen
+    reported_at = started
+    reported_tokens = tokens_before = state.tokens_seen
     network.train()
     while state.step < config.optim.n_steps:
         _train_step(network, optimizer, batches, config, state, slowed)
         if state.step % config.optim.checkpoint_every_steps == 0:
             _save(checkpoint, identity, network, optimizer, state)
         if state.step % 10 == 0 or state.step == config.optim.n_steps:
+            recent = state.settled_losses()[-10:]  # waits for a GPU, so the clock is read after it
             now = time.monotonic()
             rate = (state.tokens_seen - reported_tokens) / max(1e-9, now - reported_at)
             left = config.optim.n_steps - state.step
@@ -117,7 +130,7 @@ def train(
                 Progress(
                     step=state.step,
                     n_steps=config.optim.n_steps,
-                    loss=_mean(state.losses[-10:]),
+                    loss=_mean(recent),
                     tokens_per_second=rate,
                     eta_s=eta_s,
                 )
@@ -127,9 +140,11 @@ def train(
     tail = max(1, config.optim.n_steps // 20)
     return TrainResult(
         network=network,
-        final_loss=_mean(state.losses[-tail:]),
+        final_loss=_mean(state.settled_losses()[-tail:]),
         tokens_seen=state.tokens_seen,
         wall_s=time.monotonic() - started,
+        tokens_per_second=(state.tokens_seen - tokens_before) / (time.monotonic() - started),
+        chip=_chip(network.device),
     )
 
 
@@ -156,6 +171,24 @@ class _LoopState:
     step: int = 0
     tokens_seen: int = 0
     losses: list[float] = field(default_factory=list)
+    unsettled: list[Tensor] = field(default_factory=list)
+    """Of the last steps, on the device: reading one would wait for it."""
+
+    def settled_losses(self) -> list[float]:
+        """Return the loss of every step so far.
+
+        Raises:
+            TrainingError: If one of them is not finite.
+        """
+        if self.unsettled:
+            for number, value in enumerate(torch.stack(self.unsettled).tolist(), len(self.losses)):
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"The loss is {value} at step {number}; lower the learning rate"
+                    )
+                self.losses.append(value)
+            self.unsettled.clear()
+        return self.losses
 
 
 def _train_step(
@@ -169,12 +202,15 @@ def _train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(state.step, config.optim)
     chosen = batches.at(state.step)
+    optim = config.optim
+    if optim.dropout:
+        torch.manual_seed(Stream("dropout", config.seed, state.step).below(1 << 63))
     reduced = config.precision == "bfloat16"
     with torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=reduced):
-        losses = [batch_loss(network, b, prefix=p) / count_learnt(b) for b, p in chosen]
-    value = float(losses[-1].detach())
-    if not math.isfinite(value):
-        raise TrainingError(f"The loss is {value} at step {state.step}; lower the learning rate")
+        losses = [
+            _loss(network, exercise, message_loss=optim.message_loss if number == 0 else 0.0)
+            for number, exercise in enumerate(chosen)
+        ]
     torch.stack(losses).sum().backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.grad_clip)
     before = [weight.detach()[where].clone() for weight, where in slowed]
@@ -184,8 +220,22 @@ def _train_step(
             weight[where] = torch.lerp(old, weight[where], config.optim.reader_rate)
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    state.tokens_seen += sum(b.n_tokens for b, _ in chosen)
-    state.losses.append(value)
+    state.tokens_seen += sum(map(n_computed, chosen))
+    state.unsettled.append(losses[-1].detach())
+    if network.device.type == "cpu":
+        state.settled_losses()
+
+
+def _loss(network: LlamaForCausalLM, exercise: Exercise, *, message_loss: float) -> Tensor:
+    """Return nats per learnt token and, weighed, per other token."""
+    batch, prefix = exercise
+    found = batch_losses(network, batch, prefix=prefix, others=message_loss > 0)
+    loss = found.learnt / count_learnt(batch)
+    return loss if found.others is None else loss + message_loss * found.others
+
+
+def _chip(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _optimizer(network: LlamaForCausalLM, config: OptimConfig) -> torch.optim.AdamW:
@@ -220,9 +270,10 @@ def _slowed(network: LlamaForCausalLM, data: TrainingSet, config: TrainConfig) -
 def _data_sha256(data: TrainingSet) -> str:
     """Return the hash of what is learnt, token by token."""
     digest = hashlib.sha256()
-    for encoded in (*data.answers, *data.intents):
-        digest.update(array("i", encoded.ids).tobytes())
-        digest.update(bytes(encoded.learn))
+    for packed in (PackedExamples.of(data.answers), PackedExamples.of(data.intents)):
+        digest.update(array("i", (len(packed), *packed.prefix)).tobytes())
+        for part in (packed.ends, packed.tokens, packed.learn):
+            digest.update(part.tobytes())
     for opening in data.openings:
         digest.update(array("i", (len(opening), *opening)).tobytes())
     return digest.hexdigest()
@@ -241,7 +292,7 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "step": state.step,
         "tokens_seen": state.tokens_seen,
-        "losses": state.losses,
+        "losses": state.settled_losses(),
     }
     save_checkpoint(path, content)
 
@@ -252,7 +303,7 @@ def _restore(
     network: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
 ) -> _LoopState:
-    content = torch.load(path, weights_only=True)
+    content = torch.load(path, weights_only=True, map_location=network.device)
     for name, what in (("config_sha256", "configuration"), ("data_sha256", "dataset")):
         if content.get(name) != identity[name]:
             raise TrainingError(

@@ -91,8 +91,8 @@ def test_what_a_batch_shares_changes_neither_loss_nor_gradients(
     optim = config.optim.model_copy(update={"opening_percent": 100, "intent_batch_size": 4})
     batch, prefix = StepBatches(data, optim, seed=1).at(7)[which]
     assert (len(prefix) > len(data.system_ids)) == (which == 0)
-    ids = torch.tensor(batch.ids)
-    labels = ids.masked_fill(~torch.tensor(batch.learn), -100)
+    ids = torch.from_numpy(batch.ids)
+    labels = ids.masked_fill(~torch.from_numpy(batch.learn), -100)
     plain = network(ids, labels=labels).loss
     plain.backward()
     expected = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}

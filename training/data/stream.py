@@ -4,7 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 T = TypeVar("T")
+
+_GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Stream:
@@ -51,3 +56,18 @@ class Stream:
             other = self.below(last + 1)
             result[last], result[other] = result[other], result[last]
         return result
+
+    def permutation(self, n: int) -> NDArray[np.int64]:
+        """Return 0..n-1 in a random order: millions in the time in which `shuffled` does a few.
+
+        Each number gets a key, and the keys are sorted. The keys are those of SplitMix64 (Steele,
+        Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17) from a
+        start that this stream chooses.
+        """
+        start = np.uint64(self.below(1 << 64))
+        with np.errstate(over="ignore"):
+            keys = start + (np.arange(n, dtype=np.uint64) + np.uint64(1)) * _GOLDEN_GAMMA
+            keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            keys ^= keys >> np.uint64(31)
+        return np.argsort(keys, kind="stable").astype(np.int64)

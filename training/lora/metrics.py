@@ -39,7 +39,7 @@ class StepMetrics:
     """Tokens of the batch, without padding."""
     tokens_per_second: float
     peak_share: float | None
-    """Used share of the chip's peak, see `placement.peak_share`; None where that is not known."""
+    """Used share of the chip's peak, see `chips.peak_share`; None where that is not known."""
     dev_loss: float | None = None
     dev_json_validity: float | None = None
     dev_intent_accuracy: float | None = None

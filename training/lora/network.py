@@ -97,8 +97,8 @@ def merge(base: Base, adapter_dir: Path, dtype: torch.dtype) -> LlamaForCausalLM
 
 def loss_sum(network: "peft.PeftModel", batch: Batch, where: Placement) -> Tensor:
     """Return the summed cross-entropy over the tokens to learn, in nats."""
-    ids = torch.tensor(batch.ids, device=where.device)  # (n_conversations, width) int64
-    learn = torch.tensor(batch.learn, device=where.device)[:, 1:]
+    ids = torch.from_numpy(batch.ids).to(where.device)  # (n_conversations, width) int64
+    learn = torch.from_numpy(batch.learn).to(where.device)[:, 1:]
     with autocast(where):
         # Padding is on the right: causal attention never looks at it.
         hidden = network.base_model.model.model(ids[:, :-1], use_cache=False).last_hidden_state

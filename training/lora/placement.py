@@ -5,14 +5,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from training.chips import peak_bf16_tflops
 from training.errors import ConfigError
 from training.lora.config import Device, LoraConfig, Precision, Quant
-
-_PEAK_BF16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
-"""Dense peaks of the SXM or PCIe data sheets, by a part of the device's name, most special first.
-
-NVIDIA data sheets; without sparsity. A chip that is not here needs `peak_tflops`.
-"""
 
 
 class Placement(NamedTuple):
@@ -59,7 +54,7 @@ def place(
     if precision is Precision.AUTO:
         precision = Precision.BF16 if on_gpu else Precision.FP32
     chip = torch.cuda.get_device_name(0) if on_gpu and torch.cuda.is_available() else "cpu"
-    known = next((peak for part, peak in _PEAK_BF16_TFLOPS.items() if part in chip), None)
+    known = peak_bf16_tflops(chip)
     return Placement(
         device="cuda" if on_gpu else "cpu",
         precision=precision,
@@ -68,15 +63,6 @@ def place(
         chip=chip,
         peak_tflops=config.peak_tflops or (known if precision is Precision.BF16 else None),
     )
-
-
-def peak_share(n_parameters: int, tokens_per_second: float, peak_tflops: float) -> float:
-    """Return the used share of a chip's peak, by the usual 6 N operations for a token.
-
-    Two of the six are forward, two carry gradients to earlier layers, two are the gradients of the
-    weights. LoRA saves most of the last two, so the chip did about two thirds of this.
-    """
-    return 6 * n_parameters * tokens_per_second / (peak_tflops * 1e12)
 
 
 def _quant(

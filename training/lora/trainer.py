@@ -12,6 +12,7 @@ import torch
 from training.batches import Batch, BatchPlan
 from training.chat import Encoded
 from training.checkpoint import save_checkpoint
+from training.chips import peak_share
 from training.errors import TrainingError
 from training.lora.config import LoraConfig, OptimConfig
 from training.lora.dataset import Example
@@ -25,7 +26,7 @@ from training.lora.metrics import (
     score_answers,
 )
 from training.lora.network import adapter_weights, greedy, loss_sum, set_adapter_weights
-from training.lora.placement import Placement, peak_share
+from training.lora.placement import Placement
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -175,7 +176,7 @@ class LoraTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         batch = self._batches.batch(state.step)
-        n_learnt = sum(map(sum, batch.learn))
+        n_learnt = int(batch.learn.sum())
         self._network.train()
         loss = 0.0
         for part in _parts(batch, optim.micro_batch_size or optim.batch_size):
@@ -225,7 +226,7 @@ class LoraTrainer:
             batch = _collate(self._data.dev[start : start + size], self._encoder.eos_id)
             with torch.inference_mode():
                 total += float(loss_sum(self._network, batch, self._where))
-            n_learnt += sum(map(sum, batch.learn))
+            n_learnt += int(batch.learn.sum())
         return total / n_learnt
 
     def _sample(self) -> AnswerScores:
@@ -307,7 +308,8 @@ def learning_rate_at(step: int, config: OptimConfig) -> float:
 
 def _parts(batch: Batch, size: int) -> list[Batch]:
     starts = range(0, len(batch.ids), size)
-    return [Batch(batch.ids[s : s + size], batch.learn[s : s + size], 0) for s in starts]
+    pieces = [slice(start, start + size) for start in starts]
+    return [Batch(batch.ids[p], batch.learn[p], batch.lengths[p]) for p in pieces]
 
 
 def _collate(examples: Sequence[Encoded], pad_id: int) -> Batch:

@@ -6,11 +6,19 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from training.batches import BatchPlan
+from training.chat import Encoded
 from training.config import BaseConfig, TrainConfig
 from training.data.generator import DataConfig
 from training.errors import TrainingError
 from training.manifest import file_sha256
-from training.network import build_network, load_weights, save_network
+from training.network import (
+    batch_losses,
+    build_network,
+    drop_out,
+    load_weights,
+    save_network,
+)
 from training.tokenizer import base_tokenizer, save_tokenizer
 
 CONFIG = TrainConfig.model_validate(
@@ -87,3 +95,35 @@ def test_a_tokenizer_that_is_not_there_is_named(base: BaseConfig, tmp_path: Path
 def test_a_tokenizer_of_another_size_is_refused(base: BaseConfig) -> None:
     with pytest.raises(TrainingError, match=r"has 2 tokens, .*vocab_size is 512"):
         base_tokenizer(base, vocab_size=512)
+
+
+def test_the_loss_of_other_tokens_is_that_of_all_but_prefix_padding_and_learnt_ones() -> None:
+    torch.manual_seed(3)
+    network = build_network(CONFIG)
+    prefix = (5, 6)
+    examples = [
+        Encoded(ids=(*prefix, 20, 21, 22, 30), learn=(*[False] * 5, True)),
+        Encoded(ids=(*prefix, 23, 31), learn=(*[False] * 3, True)),
+    ]
+    batch = BatchPlan(examples, batch_size=2, seed=0, pad_id=0).batch(0)
+    losses = batch_losses(network, batch, prefix=prefix, others=True)
+    # The first token behind the prefix is given, so 21, 22 are the others, and 30, 31 are learnt.
+    log_p = torch.log_softmax(network(torch.tensor([[*prefix, 20, 21, 22, 30]])).logits[0], dim=-1)
+    expected = -(log_p[2, 21] + log_p[3, 22]) / 2
+    assert losses.others is not None
+    torch.testing.assert_close(losses.others, expected, atol=1e-5, rtol=0)
+    alone = batch_losses(network, batch, prefix=prefix)
+    assert alone.others is None
+    torch.testing.assert_close(alone.learnt, losses.learnt)
+
+
+def test_what_is_dropped_while_training_is_there_afterwards() -> None:
+    torch.manual_seed(3)
+    network = build_network(CONFIG)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = network.eval()(ids).logits
+    drop_out(network, 0.5)
+    torch.testing.assert_close(network(ids).logits, before)
+    network.train()
+    assert not torch.equal(network(ids).logits, network(ids).logits)
+    assert set(network.state_dict()) == set(build_network(CONFIG).state_dict())

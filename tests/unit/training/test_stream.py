@@ -47,3 +47,12 @@ def test_percent_limits_are_never_and_always() -> None:
     stream = Stream("a")
     assert not any(stream.percent(0) for _ in range(200))
     assert all(stream.percent(100) for _ in range(200))
+
+
+def test_a_permutation_has_every_number_once_and_is_the_same_everywhere() -> None:
+    made = Stream("order", 1).permutation(1_000)
+    assert sorted(made.tolist()) == list(range(1_000))
+    assert made[:5].tolist() == Stream("order", 1).permutation(1_000)[:5].tolist()
+    assert made[:5].tolist() != Stream("order", 2).permutation(1_000)[:5].tolist()
+    assert Stream("order", 1).permutation(5).tolist() == [2, 4, 1, 0, 3]
+    assert Stream("order", 1).permutation(0).tolist() == []

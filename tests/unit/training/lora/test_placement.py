@@ -2,9 +2,10 @@
 
 import pytest
 
+from training.chips import peak_share
 from training.errors import ConfigError
 from training.lora.config import LoraConfig
-from training.lora.placement import peak_share, place
+from training.lora.placement import place
 
 GOOD = {
     "name": "x", "version": "1.0.0", "license": "MIT", "base": "b", "dataset": "d",
