@@ -16,7 +16,14 @@ K_QUANT_BLOCK = 256
 
 _CAME_LATER = {
     "tokenizer": ("n_phrases",),
-    "optim": ("warm_start", "reader_rate", "n_given_intents", "dropout", "message_loss"),
+    "optim": (
+        "warm_start",
+        "reader_rate",
+        "n_given_intents",
+        "dropout",
+        "lost_tokens_percent",
+        "message_loss",
+    ),
 }
 """Options that a configuration's hash leaves out where they have their default."""
 
@@ -87,6 +94,8 @@ class OptimConfig(_Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of what each layer adds that is left out at random: for trainings long enough to learn
     their phrases by heart."""
+    lost_tokens_percent: Annotated[int, Field(ge=0, lt=100)] = 0
+    """Share of the tokens of single messages that are blotted out, others at every sight."""
     message_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of learning to write the customers' single messages, beside naming their intent: it
     makes a network read words that no intent depends on, too."""

@@ -32,6 +32,8 @@ class TrainingSet(NamedTuple):
     """How many of those, the last ones, stand after the message."""
     label_ids: Sequence[int] = ()
     """Token of each intent."""
+    lost_id: int = 0
+    """Token in place of one that is blotted out; it stands nowhere else."""
     pieces: Sequence[str] = ()
     """Text of every token."""
 
@@ -75,7 +77,7 @@ class StepBatches:
         return exercises
 
     def _intent_exercise(self, step: int) -> Exercise:
-        batch, plain = self._intents.batch(step), self._data.system_ids
+        batch, plain = self._with_lost_tokens(step), self._data.system_ids
         stream = Stream("opening", self._seed, step)
         if not self._data.openings or not stream.percent(self._optim.opening_percent):
             return Exercise(batch, self._data.prefix)
@@ -88,6 +90,18 @@ class StepBatches:
             lengths=batch.lengths + len(opening) - n_plain,
         )
         return Exercise(moved, opening)
+
+    def _with_lost_tokens(self, step: int) -> Batch:
+        batch, percent = self._intents.batch(step), self._optim.lost_tokens_percent
+        if not percent:
+            return batch
+        n_before = len(self._data.around) - self._data.n_after
+        position = np.arange(batch.ids.shape[1])
+        n_behind = self._data.n_after + 1  # the intent is the last one
+        is_message = (position >= n_before) & (position < (batch.lengths - n_behind)[:, None])
+        lost = Stream("lost", self._seed, step).chances(batch.ids.size, percent)
+        lost = lost.reshape(batch.ids.shape) & is_message
+        return batch._replace(ids=np.where(lost, self._data.lost_id, batch.ids))
 
     def _n_answer_batches(self, step: int) -> int:
         """Return how many batches of answers come before a step."""

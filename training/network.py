@@ -143,7 +143,10 @@ def batch_losses(
     opening = torch.tensor([prefix], device=device)
     shared = network.model(opening, past_key_values=DynamicCache(), use_cache=True)
     cache = shared.past_key_values
-    cache.batch_repeat_interleave(len(ids))
+    for layer in cache.layers:
+        # Views: the gradients of copies would be added up one by one, most of a GPU's time.
+        layer.keys = layer.keys.expand(len(ids), -1, -1, -1)
+        layer.values = layer.values.expand(len(ids), -1, -1, -1)
     inputs, targets = ids[:, :-1], ids[:, 1:].flatten()
     positions = torch.arange(n_prefix, n_prefix + inputs.shape[1], device=device).unsqueeze(0)
     hidden = network.model(inputs, past_key_values=cache, position_ids=positions).last_hidden_state

@@ -43,6 +43,8 @@ class PackedExamples(Sequence[Encoded]):
         self.ends = ends
         self.prefix = tuple(prefix)
         self._starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+        self.lengths: NDArray[np.int64] = ends - self._starts + len(self.prefix)
+        """Tokens of each conversation, the prefix included, (n,)."""
 
     @classmethod
     def of(cls, examples: Iterable[Encoded], *, prefix: Sequence[int] = ()) -> "PackedExamples":
@@ -94,12 +96,6 @@ class PackedExamples(Sequence[Encoded]):
             ids=(*self.prefix, *self.tokens[where].tolist()),
             learn=(*[False] * len(self.prefix), *self.learn[where].tolist()),
         )
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each conversation, the prefix included, (n,)."""
-        lengths: NDArray[np.int64] = self.ends - self._starts + len(self.prefix)
-        return lengths
 
     def rows(self, indices: Sequence[int] | NDArray[np.int64], *, pad_id: int) -> Rows:
         """Return some conversations side by side.

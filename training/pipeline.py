@@ -40,7 +40,15 @@ from training.manifest import (
     write_manifest,
 )
 from training.packed import PackedExamples
-from training.tokenizer import BOS, EOT, base_tokenizer, save_tokenizer, train_tokenizer
+from training.tokenizer import (
+    BOS,
+    EOS,
+    EOT,
+    base_tokenizer,
+    save_tokenizer,
+    special_id,
+    train_tokenizer,
+)
 from training.trainer import mean_loss
 from training.training_set import TRAINING_SET, read_training_set, write_training_set
 
@@ -182,6 +190,7 @@ def _training_set(config: TrainConfig, tokenizer: Tokenizer) -> TrainingSet:
         around=encoder.around_ids,
         n_after=encoder.n_after,
         label_ids=[encoder.intent_id(name) for name in intent_names()],
+        lost_id=special_id(tokenizer, EOS),
         pieces=[tokenizer.decode([i]) for i in range(config.tokenizer.vocab_size)],
     )
 

@@ -40,6 +40,7 @@ def write_training_set(
         "around": list(data.around),
         "n_after": data.n_after,
         "label_ids": list(data.label_ids),
+        "lost_id": data.lost_id,
         "pieces": list(data.pieces),
     }
     arrays: dict[str, NDArray[Any]] = {
@@ -97,6 +98,7 @@ def read_training_set(
             around=about["around"],
             n_after=about["n_after"],
             label_ids=about["label_ids"],
+            lost_id=about["lost_id"],
             pieces=about["pieces"],
         )
     except ArtefactError:

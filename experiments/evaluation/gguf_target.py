@@ -124,9 +124,9 @@ class GgufTarget:
 
     def _judge(self, messages: Sequence[Mapping[str, str]]) -> GroundedAnswer | None:
         # As the engine does it; without a grammar an answer need be no JSON.
-        if self._grammar is None or self._profile.options.grounding == "off":
+        if self._grammar is None:
             return None
-        return grounded_answer(messages, self._schema)
+        return grounded_answer(messages, self._schema, self._profile.options.grounding)
 
     def _first_bias(self, messages: Sequence[Mapping[str, str]]) -> dict[int, float] | None:
         # As the replica does it.

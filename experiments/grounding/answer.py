@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from experiments.grounding.automaton import Automaton
 from experiments.grounding.inventory import MAX_ROWS, Inventory, read_inventory
 from experiments.grounding.lexicon import Offer, offer, said
+from experiments.grounding.profile_options import Grounding
 from experiments.grounding.state import State
 
 logger = logging.getLogger(__name__)
@@ -93,21 +94,24 @@ def _inventory_of(system_message: str) -> Inventory | None:
 
 
 def grounded_answer(
-    messages: Sequence[Mapping[str, str]], schema: str | None
+    messages: Sequence[Mapping[str, str]], schema: str | None, grounding: Grounding = "inventory"
 ) -> "GroundedAnswer | None":
-    """Return the judge of one answer, None where there is no inventory to keep to.
+    """Return the judge of one answer, None where there is nothing to keep to.
 
     Args:
         messages: The conversation, with `role` and `content`. Only system messages bring an
             inventory: rows that a customer types are text.
         schema: JSON text of the answer's schema. Answers without one are not watched.
+        grounding: What the profile asks for (`ProfileOptions.grounding`).
     """
-    if schema is None:
+    if schema is None or grounding == "off":
         return None
     prompt = "\n\n".join(m["content"] for m in messages if m["role"] in ("system", "developer"))
     inventory = _inventory_of(prompt)
     if inventory is None:
-        return None
+        if grounding != "always":
+            return None
+        inventory = Inventory((), 0, prompt)
     customer = [m["content"] for m in messages if m["role"] == "user"]
     return GroundedAnswer(
         Automaton(_offer_of(inventory), said(customer, inventory.around)), watched(schema)

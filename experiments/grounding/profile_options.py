@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 FILE = "profile.yaml"
 """Its name in a profile's folder. Without it, everything is as by default."""
 
-Grounding = Literal["off", "inventory"]
+Grounding = Literal["off", "inventory", "always"]
 
 
 class ProfileOptions(BaseModel):
@@ -19,8 +19,10 @@ class ProfileOptions(BaseModel):
 
     grounding: Grounding = "off"
     """`inventory`: where a system message brings an inventory block, answers say names, years,
-    prices and distances of its rows only, those of one vehicle together. Off, they are the
-    model's own, as everywhere where there is no block."""
+    prices and distances of its rows only, those of one vehicle together; where there is no block,
+    they are the model's own. `always`: without a block they are held to an inventory without
+    rows, so that no figure of a vehicle is said that no row and no customer has named. `off`: they
+    are the model's own everywhere."""
     intent_prior: Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")] | None = None
     """File beside this one that `carril eval prior` wrote: a classifier whose log-probabilities are
     added to the logits of the first token, where that names the answer's first property. None adds

@@ -58,16 +58,22 @@ class Stream:
         return result
 
     def permutation(self, n: int) -> NDArray[np.int64]:
-        """Return 0..n-1 in a random order: millions in the time in which `shuffled` does a few.
+        """Return 0..n-1 in a random order: millions in the time in which `shuffled` does a few."""
+        return np.argsort(self._keys(n), kind="stable").astype(np.int64)
 
-        Each number gets a key, and the keys are sorted. The keys are those of SplitMix64 (Steele,
-        Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 17) from a
-        start that this stream chooses.
+    def chances(self, n: int, percent: int) -> NDArray[np.bool_]:
+        """Return `n` times what `percent` does, many at once."""
+        return self._keys(n) % np.uint64(100) < np.uint64(percent)
+
+    def _keys(self, n: int) -> NDArray[np.uint64]:
+        """Return 64 random bits for each of n things.
+
+        They are those of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
+        number generators", figure 17) from a start that this stream chooses.
         """
         start = np.uint64(self.below(1 << 64))
         with np.errstate(over="ignore"):
             keys = start + (np.arange(n, dtype=np.uint64) + np.uint64(1)) * _GOLDEN_GAMMA
             keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            keys ^= keys >> np.uint64(31)
-        return np.argsort(keys, kind="stable").astype(np.int64)
+            return keys ^ (keys >> np.uint64(31))

@@ -33,7 +33,10 @@ def disk_bytes(config: TrainConfig) -> int:
 
 
 def memory_bytes(config: TrainConfig) -> int:
-    """Return the memory at the peak: weights, gradients, moments, activations, data."""
+    """Return the memory at the peak: weights, gradients, moments, activations, data.
+
+    Of the machine, not of a GPU: where one trains, it holds everything but the data.
+    """
     shape, optim = config.model, config.optim
     weights = 4 * n_parameters(config) * _FLOAT_BYTES
     tokens = optim.batch_size * optim.max_tokens
@@ -42,4 +45,6 @@ def memory_bytes(config: TrainConfig) -> int:
     width = 16 * shape.hidden_size + 3 * shape.intermediate_size
     activations = tokens * shape.n_layers * width * _FLOAT_BYTES
     data = config.data.n_train * _BYTES_PER_CONVERSATION * 2
+    if config.device == "cuda":
+        return _LIBRARIES_BYTES + 2 * n_parameters(config) * _FLOAT_BYTES + data
     return _LIBRARIES_BYTES + weights + logits + activations + data

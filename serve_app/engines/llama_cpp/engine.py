@@ -351,9 +351,9 @@ class LlamaCppEngine:
 
     def _judge(self, request: GenerationRequest) -> TokenJudge | None:
         if request.grounding == "off":
-            return None
+            return None  # before anything is made for it
         turns = [{"role": turn.role, "content": turn.content} for turn in request.messages]
-        answer = grounded_answer(turns, request.json_schema)
+        answer = grounded_answer(turns, request.json_schema, request.grounding)
         if answer is None:
             return None
         return TokenJudge(answer, self._vocabulary.pieces, self._vocabulary.eog)

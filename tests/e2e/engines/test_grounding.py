@@ -74,7 +74,7 @@ def assert_alike(told: list[str], expected: list[str]) -> None:
 
 
 def test_the_shipped_profile_asks_for_it():
-    assert PROFILE.grounding == "inventory"
+    assert PROFILE.grounding == "always"
 
 
 def test_no_answer_names_a_figure_of_another_row(engine, items):

@@ -76,11 +76,11 @@ def test_a_wrong_configuration_is_refused_by_name(
 
 
 def test_where_a_base_lies_is_no_part_of_the_hash(tmp_path: Path) -> None:
-    text = (CONFIGS / "okla-v2.yaml").read_text(encoding="utf-8")
+    text = (CONFIGS / "okla-v1.yaml").read_text(encoding="utf-8")
     moved, other = tmp_path / "moved.yaml", tmp_path / "other.yaml"
-    moved.write_text(text.replace("var/train/okla-v2-first  #", "/elsewhere  #"), encoding="utf-8")
-    assert load_config(moved).sha256() == load_config(CONFIGS / "okla-v2.yaml").sha256()
-    digest = load_config(CONFIGS / "okla-v2.yaml").base
+    moved.write_text(text.replace("var/train/okla-v1-first  #", "/elsewhere  #"), encoding="utf-8")
+    assert load_config(moved).sha256() == load_config(CONFIGS / "okla-v1.yaml").sha256()
+    digest = load_config(CONFIGS / "okla-v1.yaml").base
     assert digest is not None
     other.write_text(text.replace(digest.network_sha256, "f" * 64), encoding="utf-8")
     assert load_config(other).sha256() != load_config(moved).sha256()

@@ -1,6 +1,7 @@
 """`carril data messages|validate|stats`, the facts and the rated answers."""
 
 import json
+import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -164,8 +165,11 @@ def test_every_category_has_rated_answers_that_keep_the_contract(dataset: Path) 
 def test_dvc_stages_call_commands_and_files_that_exist() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert load_config(ROOT / stages["data"]["deps"][0]).name == "okla-v2"
-    for name in stages["train"]["foreach"]:
-        assert (ROOT / "training" / "configs" / f"{name}.yaml").is_file()
+    for name in stages["calibrate"]["foreach"]:
+        assert f"training/configs/{name}.yaml --out" in stages[name]["cmd"]
+    commands = [stage.get("cmd", stage.get("do", {}).get("cmd")) for stage in stages.values()]
+    for config in re.findall(r"--config (\S+)", " ".join(commands)):
+        assert (ROOT / config).is_file()
     for stage in stages.values():
         for dep in stage.get("deps", stage.get("do", {}).get("deps", [])):
             assert dep.startswith("var/") or (ROOT / dep).exists(), dep

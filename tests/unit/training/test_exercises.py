@@ -111,3 +111,22 @@ def test_a_step_does_not_depend_on_those_before() -> None:
     assert all_plainly([fresh.at(step) for step in (19, 3, 11)]) == wanted
     other = StepBatches(DATA, optim(answer_every_steps=4), seed=SEED + 1)
     assert all_plainly([other.at(step) for step in range(20)]) != all_plainly(seen)
+
+
+def test_tokens_are_blotted_out_of_messages_only_and_others_every_time() -> None:
+    # A message of three tokens between system prompt, one token of markup, two, and the intent.
+    around = (*SYSTEM, 60, 61, 62)
+    intents = [
+        Encoded(ids=(*SYSTEM, 60, *[100 + i] * 3, 61, 62, 99), learn=(*[False] * 9, True))
+        for i in range(40)
+    ]
+    data = DATA._replace(intents=intents, around=around, n_after=2, lost_id=77)
+    assert all_plainly(steps(data, lost_tokens_percent=0)) == all_plainly(steps(data))
+    seen = [e[0].batch.ids[:, 3:] for e in steps(data, lost_tokens_percent=30, opening_percent=0)]
+    lost = [ids == 77 for ids in seen]
+    assert all((ids[:, [0, 4, 5, 6]] == [60, 61, 62, 99]).all() for ids in seen)
+    share = sum(int(where.sum()) for where in lost) / (20 * 8 * 3)
+    assert 0.2 < share < 0.4  # five standard deviations
+    assert len({where.tobytes() for where in lost}) > 15
+    again = steps(data, lost_tokens_percent=30, opening_percent=0)
+    assert [e[0].batch.ids[:, 3:].tolist() for e in again] == [ids.tolist() for ids in seen]

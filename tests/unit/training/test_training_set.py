@@ -38,6 +38,7 @@ DATA = TrainingSet(
     around=[*PROMPT, *AFTER],
     n_after=2,
     label_ids=LABELS,
+    lost_id=9,
     pieces=["a", "ñ"],
 )
 CONFIG = TrainConfig.model_validate(
@@ -147,7 +148,9 @@ def weights(network: LlamaForCausalLM) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-@pytest.mark.parametrize("option", [{"dropout": 0.3}, {"message_loss": 0.5}])
+@pytest.mark.parametrize(
+    "option", [{"dropout": 0.3}, {"message_loss": 0.5}, {"lost_tokens_percent": 40}]
+)
 def test_an_option_changes_what_is_learnt_and_a_resumption_does_not(
     option: dict[str, float], tmp_path: Path
 ) -> None:

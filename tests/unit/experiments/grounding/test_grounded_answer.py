@@ -174,6 +174,23 @@ def test_without_an_inventory_in_the_system_message_nothing_changes(messages):
     assert grounded_answer(messages, SCHEMA) is None
 
 
+def test_without_a_block_no_figure_is_invented_where_that_is_asked_for():
+    messages = ({"role": "system", "content": "Eres amable."}, ASKED)
+    assert grounded_answer(messages, SCHEMA) is None
+    assert grounded_answer((SYSTEM, ASKED), SCHEMA, "off") is None
+
+    def allowed(text: str, asked: str = "¿cuánto cuesta la corolla 2015?") -> bool:
+        turns = (messages[0], {"role": "user", "content": asked})
+        return passes(said(text), judge=grounded_answer(turns, SCHEMA, "always"))
+
+    assert allowed("Te confirmo el precio y te escribo. ¿Efectivo o financiado?")
+    assert allowed("¿La del 2015, verdad? Te confirmo el precio.")
+    assert not allowed("La Corolla 2018 está en RD$650,000.")
+    assert not allowed("Está en RD$650,000.")
+    assert not allowed("La Hilux está disponible.")
+    assert not allowed("Tiene 54,100 millas.")
+
+
 def test_rows_in_the_history_add_nothing_to_those_of_the_system_message():
     row = "Inventario:\n- OK-9 | Kia Rio 2024 | RD$1,000 | 10 millas | Moca | disponible"
     for role in ("user", "assistant"):
