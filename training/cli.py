@@ -1,6 +1,7 @@
 """The commands `carril data ...` and `carril train`; heavy packages load when one runs."""
 
 import json
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -262,7 +263,7 @@ def train_command(
 
 def _prepare(path: Path, out: Path | None) -> None:
     from training.config import load_config
-    from training.errors import TrainingError
+    from training.errors import ConfigError, TrainingError
     from training.jobs.progress import ProgressView
     from training.pipeline import prepare
 
@@ -272,10 +273,13 @@ def _prepare(path: Path, out: Path | None) -> None:
         loaded = load_config(path)
         out.mkdir(parents=True, exist_ok=True)
         made = prepare(loaded, out, report=ProgressView().show)
+    except ConfigError as err:
+        raise _failed(str(err), _EXIT_USAGE) from err
     except (TrainingError, OSError) as err:
         raise _failed(str(err), _EXIT_FAILED) from err
     typer.echo(f"{made}  {made.stat().st_size:,} bytes")
-    typer.echo(f"next, where the GPU is: python -m training.fit --config {path} --out {out}")
+    command = shlex.join(["--config", str(path), "--out", str(out)])
+    typer.echo(f"next, where the GPU is: python -m training.fit {command}")
 
 
 def _data_config(path: Path) -> "DataConfig":

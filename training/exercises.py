@@ -60,6 +60,8 @@ class StepBatches:
 
     def __init__(self, data: TrainingSet, optim: OptimConfig, *, seed: int) -> None:
         self._data = data
+        self.lost_id = data.lost_id
+        """Token in place of one that is blotted out."""
         self._optim = optim
         self._seed = seed
         sizes = (optim.intent_batch_size, optim.batch_size)

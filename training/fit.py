@@ -18,11 +18,11 @@ from transformers import LlamaForCausalLM
 from experiments.whole_file import write_whole
 from training.chips import peak_bf16_tflops, peak_share
 from training.config import TrainConfig, load_config
-from training.errors import ArtefactError, ConfigError, TrainingError
+from training.errors import ArtefactError, TrainingError
 from training.manifest import file_sha256
 from training.network import count_parameters, save_network
 from training.trainer import Progress, TrainResult, train
-from training.training_set import TRAINING_SET, read_training_set, with_bags
+from training.training_set import TRAINING_SET, data_sha256, read_training_set, with_bags
 
 NETWORK = "hf"
 """Folder of the network, in Hugging Face's form."""
@@ -36,6 +36,8 @@ class TrainingRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config_sha256: str
+    data_sha256: str
+    """Of what was learnt, token by token (`training_set.data_sha256`)."""
     network_sha256: str
     final_loss: float
     """Nats per learnt token over the last 5 % of the steps."""
@@ -61,16 +63,18 @@ def fit(config: TrainConfig, out_dir: Path, *, report: Callable[[str], None]) ->
         ArtefactError: If the training set is missing, damaged, or another configuration's.
         TrainingError: With the reason, when training fails.
     """
-    found = trained(config, out_dir)
-    if found is not None:
+    data = read_training_set(out_dir / TRAINING_SET, config)
+    learnt = data_sha256(data)
+    found = read_record(out_dir)
+    if found is not None and (found.config_sha256, found.data_sha256) == (config.sha256(), learnt):
         report(f"trained before: network {found.network_sha256[:12]}")
         return found
     if config.device == "cuda" and not torch.cuda.is_available():
+        other = f"; {_RECORD} there is of another configuration or training set" if found else ""
         raise TrainingError(
             "device: cuda was asked for, but torch sees no GPU here; run "
-            "`python -m training.fit` on a machine with one, in a copy of this folder"
+            f"`python -m training.fit` on a machine with one, in a copy of this folder{other}"
         )
-    data = read_training_set(out_dir / TRAINING_SET, config)
     if config.base is None and config.optim.warm_start_epochs:
         data = with_bags(data)
 
@@ -85,24 +89,26 @@ def fit(config: TrainConfig, out_dir: Path, *, report: Callable[[str], None]) ->
     halved = config.device == "cuda" and config.precision == "bfloat16"
     dtype = torch.bfloat16 if halved else torch.float32
     save_network(result.network.cpu(), out_dir / NETWORK, dtype=dtype)
-    record = _record(config, result, out_dir)
+    record = _record(config, result, learnt, out_dir)
     write_whole(out_dir / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
     return record
 
 
-def trained(config: TrainConfig, out_dir: Path) -> TrainingRecord | None:
-    """Return the record of a network that this configuration has trained, or None.
+def read_record(out_dir: Path) -> TrainingRecord | None:
+    """Return the record of the network of a folder, None if it holds none.
 
     Raises:
-        ArtefactError: If the network is not the one of the record.
+        ArtefactError: If it is damaged, or of other weights than those beside it.
     """
+    path, weights = out_dir / _RECORD, out_dir / NETWORK / _WEIGHTS
+    if not path.exists():
+        return None
     try:
-        record = TrainingRecord.model_validate_json((out_dir / _RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    if record.config_sha256 != config.sha256():
-        return None
-    weights = out_dir / NETWORK / _WEIGHTS
+        record = TrainingRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as err:
+        raise ArtefactError(
+            f"{str(path)!r} is damaged: {err}; bring it again, or remove it to train again"
+        ) from err
     actual = file_sha256(weights) if weights.exists() else "missing"
     if actual != record.network_sha256:
         raise ArtefactError(
@@ -120,12 +126,13 @@ def load_network(out_dir: Path) -> LlamaForCausalLM:
     return network.eval()
 
 
-def _record(config: TrainConfig, result: TrainResult, out_dir: Path) -> TrainingRecord:
+def _record(config: TrainConfig, result: TrainResult, learnt: str, out_dir: Path) -> TrainingRecord:
     n_params = count_parameters(result.network)
     peak = peak_bf16_tflops(result.chip) if config.precision == "bfloat16" else None
     share = None if peak is None else peak_share(n_params, result.tokens_per_second, peak)
     return TrainingRecord(
         config_sha256=config.sha256(),
+        data_sha256=learnt,
         network_sha256=file_sha256(out_dir / NETWORK / _WEIGHTS),
         final_loss=result.final_loss,
         tokens_seen=result.tokens_seen,
@@ -144,7 +151,7 @@ def command(
     """Train the network of a prepared folder."""
     try:
         record = fit(load_config(config), out, report=lambda line: typer.echo(line, err=True))
-    except (ConfigError, TrainingError, ArtefactError, OSError) as err:
+    except (TrainingError, ValueError, OSError, torch.OutOfMemoryError) as err:
         typer.echo(f"error: {err}", err=True)
         raise typer.Exit(1) from err
     typer.echo(json.dumps(record.model_dump(mode="json")))

@@ -1,6 +1,7 @@
 """The Llama network: built, run with a shared system prompt, saved."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +126,12 @@ def batch_loss(network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ..
 
 
 def batch_losses(
-    network: LlamaForCausalLM, batch: Batch, *, prefix: tuple[int, ...], others: bool = False
+    network: LlamaForCausalLM,
+    batch: Batch,
+    *,
+    prefix: tuple[int, ...],
+    others: bool = False,
+    unwritten: Sequence[int] = (),
 ) -> Losses:
     """Return the cross-entropy over the tokens to learn and, if wanted, over all others.
 
@@ -137,6 +143,7 @@ def batch_losses(
         batch: Padded conversations.
         prefix: What all of them begin with.
         others: Whether the other tokens count, too.
+        unwritten: Tokens that are not among those: they stand for others.
     """
     device, n_prefix = network.device, len(prefix)
     ids = torch.from_numpy(batch.ids[:, n_prefix:]).to(device)  # (n_conversations, width) int64
@@ -163,7 +170,7 @@ def batch_losses(
     if not others:
         return Losses(summed(learn), None)
     inside = np.arange(n_prefix + 1, batch.ids.shape[1]) < batch.lengths[:, None]
-    rest = inside & ~learn
+    rest = inside & ~learn & ~np.isin(batch.ids[:, n_prefix + 1 :], unwritten)
     return Losses(summed(learn), summed(rest) / int(rest.sum()))
 
 

@@ -1,5 +1,6 @@
 """From a configuration to a model that ships: train, export, quantise, evaluate, describe."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -53,6 +54,8 @@ from training.trainer import mean_loss
 from training.training_set import TRAINING_SET, read_training_set, write_training_set
 
 TOKENIZER = "tokenizer.json"
+PROFILE_FILES = ("system_prompt.txt", "answer.schema.json", "chat_template.jinja")
+"""Of the profile: what a network learns to answer under."""
 
 Report = Callable[[str], None]
 
@@ -124,10 +127,9 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
 
 
 def prepare(config: TrainConfig, out_dir: Path, *, report: Report) -> Path:
-    """Write `tokenizer.json` and `training_set.npz`, all that the training itself needs.
+    """Write `tokenizer.json` and `training_set.npz`, all that `fit` needs (and the `base`, if any).
 
-    A training set of this configuration that is there already stays: it may have come along with
-    a network that was trained on it elsewhere.
+    A training set that is there and was made of the same stays: making one can take long.
 
     Args:
         config: The configuration.
@@ -141,18 +143,25 @@ def prepare(config: TrainConfig, out_dir: Path, *, report: Report) -> Path:
         TrainingError: If a base cannot be read, or the corpus is too small for the vocabulary.
     """
     path, made = out_dir / TOKENIZER, out_dir / TRAINING_SET
-    catalog = catalog_sha256()
-    if path.exists():
-        with suppress(ArtefactError):
-            read_training_set(made, config, catalog_sha256=catalog)
-            report("the training set is there")
-            return made
+    with suppress(ArtefactError, OSError):
+        read_training_set(made, config, made_of=_sources_sha256(path))
+        report("the training set is there")
+        return made
     tokenizer = _tokenizer(config, report)
     save_tokenizer(tokenizer, path)
     report("encoding what is learnt")
     data = _training_set(config, tokenizer)
-    write_training_set(data, config, made, catalog_sha256=catalog)
+    write_training_set(data, config, made, made_of=_sources_sha256(path))
     return made
+
+
+def _sources_sha256(tokenizer: Path) -> str:
+    """Return the hash of all that a training set is made of beside its configuration."""
+    folder = Path(__file__).resolve().parent
+    code = [*folder.glob("*.py"), *(folder / "data").glob("*.py")]
+    profile = [PROFILE_DIR / name for name in PROFILE_FILES]
+    lines = [f"{file_sha256(path)}  {path.name}" for path in sorted([*code, *profile, tokenizer])]
+    return hashlib.sha256("\n".join([catalog_sha256(), *lines]).encode()).hexdigest()
 
 
 def _tokenizer(config: TrainConfig, report: Report) -> Tokenizer:

@@ -1,10 +1,8 @@
 """The training loop: resumable, deterministic, and it says when it will be done."""
 
-import hashlib
 import logging
 import math
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +27,8 @@ from training.network import (
     load_weights,
     make_deterministic,
 )
-from training.packed import PackedExamples
 from training.skills import Part, begin_with_skills, reader_parts
+from training.training_set import data_sha256
 from training.wiring import can_be_wired
 
 logger = logging.getLogger(__name__)
@@ -100,7 +98,7 @@ def train(
         drop_out(network, config.optim.dropout)
     optimizer = _optimizer(network, config.optim)
     checkpoint = out_dir / CHECKPOINT
-    identity = {"config_sha256": config.sha256(), "data_sha256": _data_sha256(data)}
+    identity = {"config_sha256": config.sha256(), "data_sha256": data_sha256(data)}
     state = _LoopState()
     if checkpoint.exists():
         state = _restore(checkpoint, identity, network, optimizer)
@@ -208,7 +206,7 @@ def _train_step(
     reduced = config.precision == "bfloat16"
     with torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=reduced):
         losses = [
-            _loss(network, exercise, message_loss=optim.message_loss if number == 0 else 0.0)
+            _loss(network, exercise, optim.message_loss if number == 0 else 0.0, batches.lost_id)
             for number, exercise in enumerate(chosen)
         ]
     torch.stack(losses).sum().backward()
@@ -226,10 +224,13 @@ def _train_step(
         state.settled_losses()
 
 
-def _loss(network: LlamaForCausalLM, exercise: Exercise, *, message_loss: float) -> Tensor:
+def _loss(
+    network: LlamaForCausalLM, exercise: Exercise, message_loss: float, lost_id: int
+) -> Tensor:
     """Return nats per learnt token and, weighed, per other token."""
     batch, prefix = exercise
-    found = batch_losses(network, batch, prefix=prefix, others=message_loss > 0)
+    others = message_loss > 0
+    found = batch_losses(network, batch, prefix=prefix, others=others, unwritten=[lost_id])
     loss = found.learnt / count_learnt(batch)
     return loss if found.others is None else loss + message_loss * found.others
 
@@ -265,18 +266,6 @@ def _slowed(network: LlamaForCausalLM, data: TrainingSet, config: TrainConfig) -
             "start as a reader: leave it at 1, or choose 4 heads and untied embeddings"
         )
     return reader_parts(network, data.label_ids)
-
-
-def _data_sha256(data: TrainingSet) -> str:
-    """Return the hash of what is learnt, token by token."""
-    digest = hashlib.sha256()
-    for packed in (PackedExamples.of(data.answers), PackedExamples.of(data.intents)):
-        digest.update(array("i", (len(packed), *packed.prefix)).tobytes())
-        for part in (packed.ends, packed.tokens, packed.learn):
-            digest.update(part.tobytes())
-    for opening in data.openings:
-        digest.update(array("i", (len(opening), *opening)).tobytes())
-    return digest.hexdigest()
 
 
 def _save(

@@ -1,7 +1,10 @@
 """The file that a training learns from: made once, where the data is, and read where the GPU is."""
 
+import hashlib
 import io
 import json
+import zlib
+from array import array
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,24 +20,34 @@ from training.exercises import TrainingSet
 from training.packed import PackedExamples
 
 TRAINING_SET = "training_set.npz"
-_FORMAT = 1
+_FORMAT = 2
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    NotImplementedError,
+    BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged file raises, depending on where the damage is."""
 
 
-def write_training_set(
-    data: TrainingSet, config: TrainConfig, path: Path, *, catalog_sha256: str
-) -> None:
+def write_training_set(data: TrainingSet, config: TrainConfig, path: Path, *, made_of: str) -> None:
     """Write what a configuration learns from.
 
     Args:
         data: Its conversations and messages; `bags` are not written, they follow from the messages.
         config: Its hash goes along.
         path: The file, which appears whole or not at all.
-        catalog_sha256: Hash of the phrases that it was made from.
+        made_of: Hash of everything else that it was made from: phrases, code, prompt, tokenizer.
     """
     about = {
         "format": _FORMAT,
         "config_sha256": config.sha256(),
-        "catalog_sha256": catalog_sha256,
+        "made_of": made_of,
         "prefix": list(data.prefix),
         "system_ids": list(data.system_ids),
         "around": list(data.around),
@@ -61,14 +74,14 @@ def write_training_set(
 
 
 def read_training_set(
-    path: Path, config: TrainConfig, *, catalog_sha256: str | None = None
+    path: Path, config: TrainConfig, *, made_of: str | None = None
 ) -> TrainingSet:
     """Read the file again.
 
     Args:
         path: The file.
         config: The configuration that learns from it.
-        catalog_sha256: Hash of the phrases that it must be made from; None asks for none.
+        made_of: What it must have been made of; None asks for nothing.
 
     Raises:
         ArtefactError: If there is none, it is damaged, or it was made for another configuration.
@@ -85,8 +98,11 @@ def read_training_set(
                 f"{str(path)!r} was made for the configuration {found[:12]}, this one is "
                 f"{config.sha256()[:12]}; prepare it again"
             )
-        if catalog_sha256 not in (None, about["catalog_sha256"]):
-            raise ArtefactError(f"{str(path)!r} was made from other phrases; prepare it again")
+        if made_of not in (None, about["made_of"]):
+            raise ArtefactError(
+                f"{str(path)!r} was made from other phrases, prompt, tokenizer or code; "
+                "prepare it again"
+            )
         starts = [0, *arrays["openings_ends"].tolist()]
         tokens = arrays["openings_tokens"].tolist()
         return TrainingSet(
@@ -103,8 +119,20 @@ def read_training_set(
         )
     except ArtefactError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as err:
+    except _DAMAGE as err:
         raise ArtefactError(f"Cannot read the training set {str(path)!r}: {err}") from err
+
+
+def data_sha256(data: TrainingSet) -> str:
+    """Return the hash of what is learnt, token by token."""
+    digest = hashlib.sha256()
+    for packed in (PackedExamples.of(data.answers), PackedExamples.of(data.intents)):
+        digest.update(array("i", (len(packed), *packed.prefix)).tobytes())
+        for part in (packed.ends, packed.tokens, packed.learn):
+            digest.update(part.tobytes())
+    for opening in data.openings:
+        digest.update(array("i", (len(opening), *opening)).tobytes())
+    return digest.hexdigest()
 
 
 def with_bags(data: TrainingSet) -> TrainingSet:
@@ -122,8 +150,10 @@ def with_bags(data: TrainingSet) -> TrainingSet:
 def _examples(arrays: dict[str, NDArray[Any]], name: str) -> PackedExamples:
     tokens = arrays[f"{name}_tokens"].astype(np.int32)
     learn = np.unpackbits(arrays[f"{name}_learn"], count=len(tokens)).astype(np.bool_)
-    prefix = arrays[f"{name}_prefix"].tolist()
-    return PackedExamples(tokens, learn, arrays[f"{name}_ends"], prefix=prefix)
+    prefix, ends = arrays[f"{name}_prefix"].tolist(), arrays[f"{name}_ends"]
+    if len(tokens) != (ends[-1] if len(ends) else 0) or (np.diff(ends) < 0).any():
+        raise ValueError(f"{name} do not end where their tokens do")
+    return PackedExamples(tokens, learn, ends, prefix=prefix)
 
 
 def _narrow(tokens: NDArray[np.int32]) -> NDArray[Any]:

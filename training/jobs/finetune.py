@@ -20,7 +20,7 @@ from experiments.jobs.record import home_dir
 from experiments.jobs.session import JobSession, run_job
 from training.errors import ArtefactError, ConfigError, TrainingError
 from training.jobs.progress import ProgressView
-from training.jobs.recipe import CHECKPOINT, Recipe, load_recipe
+from training.jobs.recipe import CHECKPOINT, TRAINED, Recipe, load_recipe
 from training.manifest import ModelManifest, verify_model
 from training.tracking import TrackedRun, start_run
 
@@ -60,9 +60,10 @@ class Finetuning:
         return [self._check_out(), *self._recipe.checks(self._out), preflight.cluster()]
 
     def _check_out(self) -> Check:
-        checkpoint = self._out / CHECKPOINT
-        if not checkpoint.exists():
+        found = [self._out / name for name in (CHECKPOINT, TRAINED) if (self._out / name).exists()]
+        if not found:
             return Check("folder", True, f"{self._out} has no checkpoint: from the start")
+        checkpoint = found[-1]
         if self._resume:
             return Check("folder", True, f"going on from {checkpoint}")
         return Check("folder", False, f"{checkpoint} exists", "add --resume, or another --out")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 """File of a work folder from which a training of either kind goes on."""
+TRAINED = "trained.json"
+"""File of a work folder whose network is trained, and perhaps no model yet."""
 
 
 class Recipe(Protocol):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ class ScratchRecipe:
         return [
             preflight.packages(_PACKAGES, target="training"),
             self._check_data(),
+            self._check_device(out),
             preflight.disk(out, needs.disk_bytes(self.config)),
             preflight.memory(needs.memory_bytes(self.config)),
         ]
@@ -93,7 +95,11 @@ class ScratchRecipe:
         except (OSError, ValueError):
             return False
         same_phrases = dataset.catalog_sha256 == catalog_sha256()
-        return same_phrases and manifest.config_sha256 == self.sha256
+        return (
+            same_phrases
+            and manifest.config_sha256 == self.sha256
+            and _finished_network(out) == _trained_network(out)
+        )
 
     def train(self, session: "JobSession", run: "TrackedRun", out: Path) -> ModelManifest:
         """Write data and lock, then run the pipeline."""
@@ -129,6 +135,18 @@ class ScratchRecipe:
         n_train = self.config.data.n_train
         return Check("data", True, f"{len(catalog.patterns)} phrases for {n_train:,} conversations")
 
+    def _check_device(self, out: Path) -> Check:
+        if self.config.device == "cpu":
+            return Check("device", True, "cpu, as the configuration asks for")
+        import torch
+
+        if torch.cuda.is_available():
+            return Check("device", True, torch.cuda.get_device_name(0))
+        if _trained_network(out) is not None:
+            return Check("device", True, "no GPU is here, and a trained network is")
+        advice = "train with --until prepared and `python -m training.fit` (README)"
+        return Check("device", False, "cuda is asked for and torch sees no GPU", advice)
+
     def _write_lock(self, session: "JobSession", dataset: "DatasetManifest", out: Path) -> None:
         lock = run_lock(self.config, self._path, dataset, session.record.code)
         path = out / LOCK_FILE
@@ -140,6 +158,24 @@ class ScratchRecipe:
         text = to_text(lock)
         write_whole(path, text.encode())
         session.folder.put(LOCK_FILE, text)
+
+
+def _trained_network(out: Path) -> str | None:
+    """Return the hash of the network that a folder's `trained.json` names, None without one."""
+    return _named(out / "trained.json", lambda record: record["network_sha256"])
+
+
+def _finished_network(out: Path) -> str | None:
+    """Return the hash of the network that a folder's model was made from, None if not told."""
+    return _named(out / "metrics.json", lambda record: record["training"]["network_sha256"])
+
+
+def _named(path: Path, pick: Callable[[Any], str]) -> str | None:
+    # Any: JSON, of which one value is wanted.
+    try:
+        return pick(json.loads(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 class _StopAtCheckpoint:

@@ -155,7 +155,11 @@ async def test_loading_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyP
         ("system_prompt.txt", b"\xff\xfe", "cannot be read"),
         ("chat_template.jinja", b"x" * (2 << 20), "larger than"),
         ("profile.yaml", b"grounding: [", "is no YAML"),
-        ("profile.yaml", b"grounding: rows", "grounding: .*'off', 'inventory' or 'always', not 'rows'"),
+        (
+            "profile.yaml",
+            b"grounding: rows",
+            "grounding: .*'off', 'inventory' or 'always', not 'rows'",
+        ),
         ("profile.yaml", b"grounded: true", "grounded: .*known: grounding"),
         ("profile.yaml", b"- inventory", "profile.yaml"),
         ("profile.yaml", b"intent_prior: p.npz", "no answer.schema.json"),

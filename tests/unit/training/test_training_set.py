@@ -9,15 +9,16 @@ from transformers import LlamaForCausalLM
 
 from training.chat import Encoded
 from training.config import TrainConfig
+from training.data.stream import Stream
 from training.errors import ArtefactError, TrainingError
 from training.exercises import TrainingSet
-from training.fit import fit, load_network, trained
+from training.fit import fit, load_network, read_record
 from training.packed import PackedExamples
 from training.trainer import CHECKPOINT
 from training.training_set import TRAINING_SET, read_training_set, with_bags, write_training_set
 
 PROMPT, AFTER, LABELS = (1, 2, 3), (4, 5), (10, 11)
-CATALOG = "ab" * 32
+MADE_OF = "ab" * 32
 INTENTS = [
     Encoded(
         ids=(*PROMPT, *range(100, 101 + i % 3), *AFTER, LABELS[i % 2]),
@@ -60,7 +61,7 @@ def changed(**optim: object) -> TrainConfig:
 
 
 def prepared(folder: Path, config: TrainConfig = CONFIG) -> Path:
-    write_training_set(DATA, config, folder / TRAINING_SET, catalog_sha256=CATALOG)
+    write_training_set(DATA, config, folder / TRAINING_SET, made_of=MADE_OF)
     return folder / TRAINING_SET
 
 
@@ -69,7 +70,7 @@ def quietly(_: str) -> None:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    again = read_training_set(prepared(tmp_path), CONFIG, catalog_sha256=CATALOG)
+    again = read_training_set(prepared(tmp_path), CONFIG, made_of=MADE_OF)
     assert list(again.answers) == ANSWERS
     assert list(again.intents) == INTENTS
     rest = {"answers": (), "intents": ()}
@@ -85,7 +86,7 @@ def test_the_bags_are_the_messages_without_their_surroundings(tmp_path: Path) ->
 def test_large_vocabularies_keep_their_numbers(tmp_path: Path) -> None:
     large = [Encoded(ids=(1, 2, 1 << 17), learn=(False, False, True))]
     path = tmp_path / TRAINING_SET
-    write_training_set(DATA._replace(answers=large), CONFIG, path, catalog_sha256=CATALOG)
+    write_training_set(DATA._replace(answers=large), CONFIG, path, made_of=MADE_OF)
     assert list(read_training_set(path, CONFIG).answers) == large
 
 
@@ -93,11 +94,11 @@ def test_a_set_of_something_else_is_refused(tmp_path: Path) -> None:
     path = prepared(tmp_path)
     with pytest.raises(ArtefactError, match="prepare it again"):
         read_training_set(path, changed(n_steps=5))
-    with pytest.raises(ArtefactError, match="other phrases"):
-        read_training_set(path, CONFIG, catalog_sha256="cd" * 32)
+    with pytest.raises(ArtefactError, match="made from other phrases"):
+        read_training_set(path, CONFIG, made_of="cd" * 32)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "not one", "lacks a part"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "not one", "lacks a part", "ends elsewhere"])
 def test_a_damaged_set_is_named(damage: str, tmp_path: Path) -> None:
     path = prepared(tmp_path)
     content = path.read_bytes()
@@ -109,7 +110,9 @@ def test_a_damaged_set_is_named(damage: str, tmp_path: Path) -> None:
         path.write_text("{}", encoding="utf-8")
     else:
         with np.load(path) as file:
-            np.savez(path, **{n: file[n] for n in file.files if n != "answers_ends"})
+            arrays = {n: file[n] for n in file.files if n != "answers_ends"}
+            ends = {"answers_ends": file["answers_ends"][:-1]} if "ends" in damage else {}
+        np.savez(path, **arrays, **ends)
     with pytest.raises(ArtefactError, match=TRAINING_SET):
         read_training_set(path, CONFIG)
 
@@ -117,15 +120,23 @@ def test_a_damaged_set_is_named(damage: str, tmp_path: Path) -> None:
 def test_a_network_is_trained_once(tmp_path: Path) -> None:
     prepared(tmp_path)
     first = fit(CONFIG, tmp_path, report=quietly)
-    (tmp_path / TRAINING_SET).unlink()  # the second time nothing is read
     told: list[str] = []
-    assert fit(CONFIG, tmp_path, report=told.append) == first
+    assert fit(CONFIG, tmp_path, report=told.append) == first == read_record(tmp_path)
     assert "trained before" in told[0]
-    assert trained(changed(n_steps=5), tmp_path) is None
+    assert len(told) == 1
     assert first.chip == "cpu"
     assert first.peak_share is None
     # 4 steps: both kinds of exercise, what opens a batch once.
     assert 4 * (3 * 4 + 2 * 4) < first.tokens_seen < 4 * (3 * 7 + 2 * 6 + 2 * 4)
+
+
+def test_a_network_of_other_data_is_trained_anew(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    first = fit(CONFIG, tmp_path, report=quietly)
+    write_training_set(DATA._replace(answers=ANSWERS[1:]), CONFIG, path, made_of=MADE_OF)
+    again = fit(CONFIG, tmp_path, report=quietly)
+    assert again.data_sha256 != first.data_sha256
+    assert again.network_sha256 != first.network_sha256
 
 
 def test_other_weights_than_those_of_the_record_are_refused(tmp_path: Path) -> None:
@@ -133,14 +144,27 @@ def test_other_weights_than_those_of_the_record_are_refused(tmp_path: Path) -> N
     fit(CONFIG, tmp_path, report=quietly)
     (tmp_path / "hf" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ArtefactError, match=r"trained\.json"):
-        trained(CONFIG, tmp_path)
+        fit(CONFIG, tmp_path, report=quietly)
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    prepared(tmp_path)
+    assert read_record(tmp_path) is None
+    (tmp_path / "trained.json").write_text('{"config_sha256": "', encoding="utf-8")
+    with pytest.raises(ArtefactError, match="damaged"):
+        fit(CONFIG, tmp_path, report=quietly)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"device": "cuda"})
     prepared(tmp_path, config)
-    with pytest.raises(TrainingError, match="sees no GPU"):
+    with pytest.raises(TrainingError, match=r"in a copy of this folder$"):
+        fit(config, tmp_path, report=quietly)
+    prepared(tmp_path)
+    fit(CONFIG, tmp_path, report=quietly)
+    prepared(tmp_path, config)
+    with pytest.raises(TrainingError, match="is of another configuration"):
         fit(config, tmp_path, report=quietly)
 
 
@@ -172,3 +196,18 @@ def test_an_option_changes_what_is_learnt_and_a_resumption_does_not(
     fit(config, resumed, report=quietly)
     assert not torch.equal(weights(load_network(plain)), weights(load_network(whole)))
     assert torch.equal(weights(load_network(resumed)), weights(load_network(whole)))
+
+
+def test_wherever_a_bit_is_flipped_nothing_but_a_named_error_comes(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    content, stream = path.read_bytes(), Stream("flips")
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[stream.below(len(content))] ^= 1 << stream.below(8)
+        path.write_bytes(damaged)
+        try:
+            read_training_set(path, CONFIG)
+        except ArtefactError:
+            refused += 1
+    assert refused > 100
