@@ -67,3 +67,12 @@ def test_needs_grow_with_what_is_asked_for() -> None:
     assert needs.disk_bytes(config) < 1 << 30
     assert needs.disk_bytes(large) > 1 << 40
     assert needs.memory_bytes(large) > needs.memory_bytes(config) > 900 << 20
+
+
+def test_what_trains_on_a_gpu_needs_no_memory_for_it_here() -> None:
+    config = load_config(TINY)
+    optim = config.optim.model_copy(update={"batch_size": 10_000, "n_phrases": 1_000_000})
+    heavy = config.model_copy(update={"optim": optim})
+    elsewhere = heavy.model_copy(update={"device": "cuda"})
+    assert needs.memory_bytes(heavy) > 10 << 30
+    assert 1 << 30 < needs.memory_bytes(elsewhere) < 3 << 30
