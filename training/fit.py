@@ -14,6 +14,7 @@ import torch
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 from experiments.whole_file import write_whole
 from training.chips import peak_bf16_tflops, peak_share
@@ -86,6 +87,7 @@ def fit(config: TrainConfig, out_dir: Path, *, report: Callable[[str], None]) ->
 
     result = train(config, data, out_dir=out_dir, on_progress=on_progress)
     # Products were of bfloat16, and the model file will have four bits: float32 says no more.
+    logging.disable_progress_bar()
     halved = config.device == "cuda" and config.precision == "bfloat16"
     dtype = torch.bfloat16 if halved else torch.float32
     save_network(result.network.cpu(), out_dir / NETWORK, dtype=dtype)
@@ -120,6 +122,7 @@ def read_record(out_dir: Path) -> TrainingRecord | None:
 
 def load_network(out_dir: Path) -> LlamaForCausalLM:
     """Return the trained network of a folder, in float32 on the CPU."""
+    logging.disable_progress_bar()
     network: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
         out_dir / NETWORK, dtype=torch.float32
     )

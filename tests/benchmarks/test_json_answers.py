@@ -32,7 +32,7 @@ from tests.benchmarks.stream_load import Planned, Result
 
 SHAPE = os.environ.get("CARRIL_BENCH_SHAPE", "1b")
 PROFILE = ROOT / "models/okla/profile"
-MODEL = ROOT / "models/okla/okla-v1.Q4_K_M.gguf"
+MODEL = ROOT / "models/okla" / f"{os.environ.get('CARRIL_BENCH_OKLA', 'okla-v1')}.Q4_K_M.gguf"
 SLOTS, N_CTX, MAX_TOKENS = 8, 1024, 256
 OKLA_REQUESTS, SHAPE_REQUESTS, SHAPE_PROMPT_TOKENS = 320, 16, 300
 NGRAMS = {
