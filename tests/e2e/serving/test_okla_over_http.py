@@ -244,7 +244,8 @@ def test_hot_swap_under_load_loses_nothing(server: Server) -> None:
     candidate = server.user_config("okla-candidate")
     stable = server.user_config("okla-stable")
     old, new = candidate["model"]["sha256"][:12], stable["model"]["sha256"][:12]
-    with _Load(server, model="okla-chat@candidate", per_second=20) as load:
+    # Half of what the candidate's network answers on one core: a swap loses nothing, a crowd may.
+    with _Load(server, model="okla-chat@candidate", per_second=6) as load:
         load.wait_for(lambda seen: seen[old] > 5)
         candidate["model"] = dict(stable["model"])
         done = server.carril("deploy", str(server.write()), "--yes")

@@ -143,7 +143,7 @@ def test_a_full_disk_refuses_a_job_before_it_is_submitted(box: Sandbox) -> None:
     result = box.carril("jobs", "submit", "finetune", "--config", str(path))
 
     assert result.returncode == 3
-    assert "disk: needs about 3,725," in result.stderr
+    assert "disk: needs about 4,097," in result.stderr
     assert _listed(box) == before
 
 
