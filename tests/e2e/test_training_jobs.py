@@ -163,6 +163,6 @@ def test_a_training_that_would_fill_the_disk_is_refused_with_numbers(
     _, err = process.communicate(timeout=DEADLINE_S)
 
     assert process.returncode == 3
-    assert re.search(r"disk: needs about 3,\d{3},\d{3}\.\d\d GiB, [\d,]+\.\d\d GiB free at ", err)
+    assert re.search(r"disk: needs about 4,\d{3},\d{3}\.\d\d GiB, [\d,]+\.\d\d GiB free at ", err)
     assert not (tmp_path / "out").exists()
     assert trainings.records()[-1].state is JobState.FAILED

@@ -63,7 +63,7 @@ class Finetuning:
         found = [self._out / name for name in (CHECKPOINT, TRAINED) if (self._out / name).exists()]
         if not found:
             return Check("folder", True, f"{self._out} has no checkpoint: from the start")
-        checkpoint = found[-1]
+        checkpoint = found[0]
         if self._resume:
             return Check("folder", True, f"going on from {checkpoint}")
         return Check("folder", False, f"{checkpoint} exists", "add --resume, or another --out")
