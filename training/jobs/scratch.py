@@ -13,7 +13,7 @@ from experiments.whole_file import write_whole
 from training.config import TrainConfig, load_config
 from training.jobs import needs
 from training.jobs.progress import parse
-from training.jobs.recipe import CHECKPOINT
+from training.jobs.recipe import CHECKPOINT, TRAINED
 from training.jobs.run_lock import FILE as LOCK_FILE
 from training.jobs.run_lock import differences, run_lock, to_text
 from training.manifest import ModelManifest
@@ -162,7 +162,7 @@ class ScratchRecipe:
 
 def _trained_network(out: Path) -> str | None:
     """Return the hash of the network that a folder's `trained.json` names, None without one."""
-    return _named(out / "trained.json", lambda record: record["network_sha256"])
+    return _named(out / TRAINED, lambda record: record["network_sha256"])
 
 
 def _finished_network(out: Path) -> str | None:
