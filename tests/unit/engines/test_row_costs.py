@@ -71,8 +71,23 @@ def test_calibration_ends_with_its_time_and_never_goes_beyond_the_batch():
         return 0.1 * n_rows
 
     calibrate(costs, step, max_rows=8, budget_s=1.5, rows=(1, 16, 4, 8, 2))
-    assert tried == [1, 1, 4, 8, 2]
+    assert tried == [1, 1, 4, 8, 2, 1, 2, 4]
     assert costs.decode_s(8) == pytest.approx(0.8)
+
+
+def test_a_slow_start_does_not_make_one_row_dear_for_good():
+    costs = RowCosts()
+    seconds = {1: 0.05, 2: 0.08, 4: 0.11, 16: 0.25}
+    now = 0.0
+
+    def step(n_rows):
+        nonlocal now
+        slow = 8.0 if now < 1.0 else 1.0
+        now += slow * seconds[n_rows]
+        return slow * seconds[n_rows]
+
+    calibrate(costs, step, max_rows=16, budget_s=1.0, rows=(1, 16, 4, 2))
+    assert costs.decode_s(1) == pytest.approx(0.05)
 
 
 def test_calibration_takes_the_better_of_two_tries():
