@@ -13,6 +13,9 @@ NEAR_DUPLICATE_JACCARD = 0.7
 _SHINGLE = 4
 _BLOCK = 4096
 """Phrases compared with all others at a time; bounds memory."""
+_COMMON = 4
+"""Rare shingles that two phrases must share before all of theirs are compared. One is enough for
+the proof; each more lets fewer pairs through and makes the list to look through longer."""
 _SLOT = re.compile(r"\{\w+\}")
 
 
@@ -35,8 +38,10 @@ def group_near_duplicates(
 
     Phrases are joined where any of their readings are at least `threshold` alike; groups are the
     connected components. The join is exact: of two sets that are that alike, the rarest
-    `(1 - threshold)` share of shingles of each must have one in common (prefix filter; Chaudhuri,
-    Ganti and Kaushik 2006, "A primitive operator for similarity joins in data cleaning").
+    `(1 - threshold)` share of shingles of each must have one in common, that and `n` more of them
+    must have `n + 1` (prefix filter; Chaudhuri, Ganti and Kaushik 2006, "A primitive operator for
+    similarity joins in data cleaning"; of several: Wang, Li and Feng 2012, "Can we beat the prefix
+    filtering?").
 
     Args:
         phrases: The normalised readings of each phrase, at least one each.
@@ -56,23 +61,25 @@ def similar_pairs(phrases: Sequence[Sequence[str]], *, threshold: float) -> list
         phrases: The normalised readings of each phrase.
         threshold: Least Jaccard similarity of the 4-gram sets, in (0, 1].
     """
-    texts = sorted({(text, owner) for owner, forms in enumerate(phrases) for text in forms})
+    texts = [(text, owner) for owner, forms in enumerate(phrases) for text in dict.fromkeys(forms)]
+    texts.sort(key=lambda item: len(shingles(item[0])))
     found = [shingles(text) for text, _ in texts]
     frequency = Counter(shingle for some in found for shingle in some)
     rank = {s: i for i, (s, _) in enumerate(sorted(frequency.items(), key=_rarest_first))}
     rows = [sorted(rank[s] for s in some) for some in found]
     sizes = np.array([len(row) for row in rows])
-    prefixes = [row[: len(row) - _ceil(threshold * len(row)) + 1] for row in rows]
+    least = np.array([_ceil(threshold * len(row)) for row in rows])
+    prefixes = [row[: len(row) - n + _COMMON] for row, n in zip(rows, least.tolist(), strict=True)]
     whole, rare = _incidence(rows, len(rank)), _incidence(prefixes, len(rank))
     pairs: set[tuple[int, int]] = set()
     for start in range(0, len(rows), _BLOCK):
-        candidates = (rare[start : start + _BLOCK] @ rare.T).tocoo()
-        first, second = candidates.row + start, candidates.col
-        large, small = (
-            np.maximum(sizes[first], sizes[second]),
-            np.minimum(sizes[first], sizes[second]),
-        )
-        chosen = (first < second) & (small >= threshold * large)
+        block = rare[start : start + _BLOCK]
+        # By size: what comes before was compared already, and what is too large is not alike.
+        end = int(np.searchsorted(sizes * threshold, sizes[start : start + _BLOCK][-1], "right"))
+        candidates = (block @ rare[start:end].T).tocoo()
+        first, second = candidates.row + start, candidates.col + start
+        chosen = (first < second) & (sizes[first] >= threshold * sizes[second])
+        chosen &= candidates.data >= np.minimum(least[second], _COMMON)
         first, second = first[chosen], second[chosen]
         common = np.asarray(whole[first].multiply(whole[second]).sum(axis=1)).ravel()
         alike = common >= threshold * (sizes[first] + sizes[second] - common)
