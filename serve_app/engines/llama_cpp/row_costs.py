@@ -109,7 +109,7 @@ def calibrate(
         costs: Where results go.
         step: Computes so many decode rows and returns the seconds it took.
         max_rows: Largest step allowed.
-        budget_s: Time for all; one step may go beyond it.
+        budget_s: Time for all; the step that it ends in, and second tries, may go beyond it.
         rows: Sizes to try.
         large: Sizes to try with the time that is left.
     """
@@ -122,7 +122,7 @@ def calibrate(
             left_s -= seconds
             tries.setdefault(n_rows, []).append(seconds)
     for n_rows in _TWICE:
-        if len(tries.get(n_rows, ())) == 1:
-            tries[n_rows].append(step(n_rows))
+        while n_rows <= max_rows and n_rows in rows and len(tries.get(n_rows, ())) < 2:
+            tries.setdefault(n_rows, []).append(step(n_rows))
     for n_rows, found in tries.items():
         costs.record(n_rows, n_rows, min(found))

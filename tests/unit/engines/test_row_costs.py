@@ -90,6 +90,13 @@ def test_a_slow_start_does_not_make_one_row_dear_for_good():
     assert costs.decode_s(1) == pytest.approx(0.05)
 
 
+def test_a_first_step_that_takes_all_the_time_leaves_the_sizes_that_matter_known():
+    costs = RowCosts()
+    times = iter([9.0])
+    calibrate(costs, lambda rows: next(times, 0.1 * rows), max_rows=16, budget_s=3.0)
+    assert [costs.decode_s(n) for n in (1, 2, 4, 16)] == pytest.approx([0.1, 0.2, 0.4, 1.6])
+
+
 def test_calibration_takes_the_better_of_two_tries():
     costs = RowCosts()
     times = iter([9.0, 0.5, 0.3, 0.1, 0.4])
