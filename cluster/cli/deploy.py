@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import typer
+from rich.console import Console
 
 from cluster.cli import plan as plan_command
-from cluster.cli.console import note, step, warn
+from cluster.cli.console import note, out, step, warn
 from cluster.cli.up import show as show_progress
 from cluster.connection import resolve
 from cluster.errors import CommandError, ExitCode
@@ -22,9 +23,23 @@ _DISRUPTIVE = {Action.RESTART, Action.DELETED}
 
 
 def run(
-    config_path: Path, *, yes: bool, timeout_s: float, address: str | None, url: str | None
+    config_path: Path,
+    *,
+    yes: bool,
+    timeout_s: float,
+    address: str | None,
+    url: str | None,
+    plan_to: Console = out,
 ) -> None:
     """Deploy a config; return when every replica runs it.
+
+    Args:
+        config_path: The config.
+        yes: Whether users may be disturbed without being asked about.
+        timeout_s: How long it may take until every replica runs it.
+        address: Ray's dashboard, if not the started server's.
+        url: Carril's API, if not the started server's.
+        plan_to: Where the plan is printed; commands with other data on stdout say stderr.
 
     Raises:
         ConfigError: If the config is not safe; the running one was not touched.
@@ -40,7 +55,7 @@ def run(
         with step("Checking model files") as progress:
             sizes = check_files(config, on_file=progress.update)
         plan, effects = plan_command.for_deployment(config, details)
-        plan_command.show(plan, effects)
+        plan_command.show(plan, effects, to=plan_to)
         if effects.reloads or not details.get("applications"):
             # What runs now already fits; only more models need more memory.
             _check_memory_of_reload(memory_need(config, sizes).swap_bytes)

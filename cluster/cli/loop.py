@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from cluster.cli import deploy as deploy_command
-from cluster.cli.console import Step, note, out, print_json, step, warn
+from cluster.cli.console import Step, err, note, out, print_json, step, warn
 from cluster.connection import Connection, resolve
 from cluster.errors import CommandError, ExitCode, infrastructure
 from cluster.home import carril_home
@@ -93,7 +93,7 @@ def _surroundings(
 
     def deploy(path: Path) -> None:
         # The command is the consent; no unit moves: the challenger gets no traffic.
-        deploy_command.run(path, yes=True, timeout_s=timeout_s, address=None, url=None)
+        deploy_command.run(path, yes=True, timeout_s=timeout_s, address=None, url=None, plan_to=err)
 
     return Surroundings(
         home=home,

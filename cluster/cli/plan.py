@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -66,7 +67,7 @@ def for_deployment(config: ServeConfig, details: dict[str, Any]) -> tuple[Plan, 
     return make_plan(running, config.raw), consequences(old, config.raw)
 
 
-def show(plan: Plan, effects: Consequences) -> None:
+def show(plan: Plan, effects: Consequences, *, to: Console = out) -> None:
     """Print a plan for people."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("application", "deployment", "action", "because"):
@@ -84,16 +85,16 @@ def show(plan: Plan, effects: Consequences) -> None:
                 f"[{style}]{deployment.action}[/]",
                 escape("; ".join(deployment.reasons)),
             )
-    out.print(table)
+    to.print(table)
     for move in effects.moves:
-        out.print(
+        to.print(
             f"{move.experiment}: {move.share:.2%} of units move {move.source} -> {move.target}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
     for reload in effects.reloads:
-        out.print(
+        to.print(
             f"{reload.app}: loads beside the running model, then switches ({reload.reason})",
             markup=False,
             highlight=False,

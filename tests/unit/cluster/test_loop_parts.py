@@ -4,13 +4,20 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cluster.cli import loop as loop_command
+from cluster.cli import plan as plan_command
 from cluster.errors import CommandError, ExitCode
 from cluster.loop.config import TrafficPart, load_loop_config
 from cluster.loop.state import LoopState, StepResult, load_state, save_state
 from cluster.loop.traffic import Traffic
+from cluster.plan import Running, make_plan
+from cluster.plan_experiments import consequences
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "training" / "configs" / "loop.yaml"
@@ -128,3 +135,27 @@ def test_a_server_that_is_gone_is_a_failure() -> None:
             threading.Event().wait(0.01)
 
     assert traffic.report.n_failures == traffic.report.n_requests
+
+
+def test_plans_of_the_loops_deployments_leave_stdout_to_its_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(
+        Running(), {"applications": [{"name": "gateway", "import_path": "a:b", "deployments": []}]}
+    )
+
+    def run(_path: Path, *, plan_to: Console, **_options: object) -> None:
+        plan_command.show(plan, consequences({}, {"applications": []}), to=plan_to)
+
+    monkeypatch.setattr(loop_command.deploy_command, "run", run)
+    connection: Any = SimpleNamespace(
+        record=SimpleNamespace(working_dir=str(tmp_path)), http_url="http://127.0.0.1:8000"
+    )
+    api: Any = None
+    around = loop_command._surroundings(
+        load_loop_config(SHIPPED), connection, tmp_path / "serve.yaml", api, timeout_s=1.0
+    )
+    around.deploy(tmp_path / "serve.yaml")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "gateway" in printed.err
