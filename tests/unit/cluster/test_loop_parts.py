@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.cli import deploy as deploy_command
 from cluster.cli import loop as loop_command
 from cluster.cli import plan as plan_command
 from cluster.errors import CommandError, ExitCode
@@ -147,7 +148,7 @@ def test_plans_of_the_loops_deployments_leave_stdout_to_its_json(
     def run(_path: Path, *, plan_to: Console, **_options: object) -> None:
         plan_command.show(plan, consequences({}, {"applications": []}), to=plan_to)
 
-    monkeypatch.setattr(loop_command.deploy_command, "run", run)
+    monkeypatch.setattr(deploy_command, "run", run)
     connection: Any = SimpleNamespace(
         record=SimpleNamespace(working_dir=str(tmp_path)), http_url="http://127.0.0.1:8000"
     )
