@@ -61,9 +61,9 @@ def similar_pairs(phrases: Sequence[Sequence[str]], *, threshold: float) -> list
         phrases: The normalised readings of each phrase.
         threshold: Least Jaccard similarity of the 4-gram sets, in (0, 1].
     """
-    texts = [(text, owner) for owner, forms in enumerate(phrases) for text in dict.fromkeys(forms)]
-    texts.sort(key=lambda item: len(shingles(item[0])))
-    found = [shingles(text) for text, _ in texts]
+    owned = [(shingles(t), owner) for owner, forms in enumerate(phrases) for t in set(forms)]
+    owned.sort(key=lambda item: len(item[0]))
+    found = [some for some, _ in owned]
     frequency = Counter(shingle for some in found for shingle in some)
     rank = {s: i for i, (s, _) in enumerate(sorted(frequency.items(), key=_rarest_first))}
     rows = [sorted(rank[s] for s in some) for some in found]
@@ -84,7 +84,7 @@ def similar_pairs(phrases: Sequence[Sequence[str]], *, threshold: float) -> list
         common = np.asarray(whole[first].multiply(whole[second]).sum(axis=1)).ravel()
         alike = common >= threshold * (sizes[first] + sizes[second] - common)
         for one, other in zip(first[alike].tolist(), second[alike].tolist(), strict=True):
-            owners = texts[one][1], texts[other][1]
+            owners = owned[one][1], owned[other][1]
             if owners[0] != owners[1]:
                 pairs.add((min(owners), max(owners)))
     return sorted(pairs)
