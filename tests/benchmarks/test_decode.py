@@ -1,62 +1,40 @@
-"""Decoding alone: our engine, in this process, beside llama-batched-bench.
+"""Decoding alone: our engine, in a process of its own, beside llama-batched-bench.
 
 llama-batched-bench decodes random tokens and samples nothing, so it is the ceiling of what a server
 on llama.cpp can reach; ours also samples, turns tokens into text and hands it over. Both share one
 prompt between all sequences.
 """
 
-import asyncio
 import json
 import os
-import random
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serve_app.engines.protocol import Engine, GenerationRequest, SamplingParams
 from tests.benchmarks import peers, report, synthetic_gguf
-from tests.benchmarks.in_process import engine
-from tests.benchmarks.machine import usable_cpus
-from tests.benchmarks.options import comparable
+from tests.benchmarks.decode_rates import ANSWER_TOKENS, PROMPT_TOKENS
+from tests.benchmarks.machine import ROOT, usable_cpus
 from tests.benchmarks.sides import order
 from tests.benchmarks.spread import ratios, spread
 
 SHAPE = os.environ.get("CARRIL_BENCH_SHAPE", "1b")
 SEQUENCES = (1, 2, 4, 8, 16)
-PROMPT_TOKENS, ANSWER_TOKENS = 64, 32
-_ORDINARY_TOKENS = 100_000
-"""Ids below are text; special tokens come after."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """How many tokens a sequence had, and when."""
-
-    at: float
-    tokens: int
 
 
 @pytest.mark.timeout(1800)
-async def test_decode() -> None:
+def test_decode() -> None:
     run = report.start("decode")
     model = synthetic_gguf.cached(SHAPE)
     found: dict[str, dict[int, dict[int, float]]] = {"carril": {}, "batched_bench": {}}
-    options = {"n_threads": usable_cpus(), **comparable()}
-    async with engine(model, n_ctx=256, n_slots=max(SEQUENCES), options=options) as loaded:
-        await decode(loaded, 4, seed=-1)  # everything is touched once
-        for side, numbers in order(list(found), report.rounds()):
-            for number in numbers:
-                sys.stderr.write(f"  round {number + 1} of {report.rounds()}: {side}\n")
-                found[side][number] = (
-                    {n: await decode(loaded, n, seed=number) for n in SEQUENCES}
-                    if side == "carril"
-                    else await asyncio.to_thread(batched_bench, model)
-                )
+    for side, numbers in order(list(found), report.rounds()):
+        for number in numbers:
+            sys.stderr.write(f"  round {number + 1} of {report.rounds()}: {side}\n")
+            found[side][number] = (
+                carril(model, number) if side == "carril" else batched_bench(model)
+            )
     rounds = range(report.rounds())
     by_size = {
         n: {side: [values[r][n] for r in rounds] for side, values in found.items()}
@@ -78,22 +56,6 @@ async def test_decode() -> None:
             f"{usable_cpus()} threads",
         },
     )
-
-
-def decode_rate(sequences: Sequence[Sequence[Moment]]) -> float:
-    """Return the tokens per second of all sequences while all of them decode.
-
-    That is from the moment at which the last one has its first token until the first one is done.
-
-    Raises:
-        ValueError: If they never decode together.
-    """
-    start = max(moments[0].at for moments in sequences)
-    end = min(moments[-1].at for moments in sequences)
-    if end <= start:
-        raise ValueError("one sequence ended before the last one began; give them more tokens")
-    made = sum(_tokens_at(moments, end) - _tokens_at(moments, start) for moments in sequences)
-    return made / (end - start)
 
 
 def parse_batched_bench(output: str) -> Iterator[tuple[int, float]]:
@@ -126,31 +88,15 @@ def batched_bench(model: Path) -> dict[int, float]:
     return rates
 
 
-async def decode(loaded: Engine, n: int, *, seed: int) -> float:
-    """Return the tokens per second of `n` sequences in our engine."""
-    rng = random.Random(seed)
-    prompt = tuple(rng.randrange(_ORDINARY_TOKENS) for _ in range(PROMPT_TOKENS))
-    # A few tokens more than are counted: sequences start one after another.
-    asked = ANSWER_TOKENS + n
-    return decode_rate(
-        await asyncio.gather(*(_sequence(loaded, f"{seed}-{i}", prompt, asked) for i in range(n)))
+def carril(model: Path, number: int) -> dict[int, float]:
+    """Return the tokens per second of our engine by number of sequences."""
+    wanted = ",".join(map(str, SEQUENCES))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.decode_rates", str(model), str(number), wanted],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=900,
     )
-
-
-async def _sequence(
-    loaded: Engine, name: str, prompt: tuple[int, ...], n_tokens: int
-) -> list[Moment]:
-    request = GenerationRequest(
-        request_id=name,
-        prompt=prompt,
-        sampling=SamplingParams(max_tokens=n_tokens, temperature=0),
-    )
-    return [
-        Moment(time.perf_counter(), chunk.usage.completion_tokens)
-        async for chunk in loaded.generate(request)
-        if chunk.usage.completion_tokens
-    ]
-
-
-def _tokens_at(moments: Sequence[Moment], at: float) -> int:
-    return max((moment.tokens for moment in moments if moment.at <= at), default=0)
+    return {int(n): rate for n, rate in json.loads(done.stdout.splitlines()[-1]).items()}

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.benchmarks.test_decode import Moment, decode_rate, parse_batched_bench
+from tests.benchmarks.decode_rates import Moment, decode_rate
+from tests.benchmarks.test_decode import parse_batched_bench
 
 
 def steps(start: float, n: int, *, every: float = 0.1) -> list[Moment]:
