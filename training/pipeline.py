@@ -16,8 +16,8 @@ from experiments.whole_file import opened_whole
 from training.chat import ChatEncoder
 from training.config import TrainConfig
 from training.contract import PROFILE_DIR, chat_template
-from training.data.catalog import Split, catalog_sha256, intent_names, load_catalog
-from training.data.dataset import write_dataset, write_text
+from training.data.catalog import Split, intent_names, load_catalog
+from training.data.dataset import DatasetManifest, write_text
 from training.data.generator import (
     Conversation,
     generate,
@@ -41,6 +41,7 @@ from training.manifest import (
     write_manifest,
 )
 from training.packed import PackedExamples
+from training.sources import sources_sha256
 from training.tokenizer import (
     BOS,
     EOS,
@@ -54,8 +55,6 @@ from training.trainer import mean_loss
 from training.training_set import TRAINING_SET, read_training_set, write_training_set
 
 TOKENIZER = "tokenizer.json"
-PROFILE_FILES = ("system_prompt.txt", "answer.schema.json", "chat_template.jinja")
-"""Of the profile: what a network learns to answer under."""
 
 Report = Callable[[str], None]
 
@@ -66,15 +65,18 @@ _MAX_OPENINGS = 6_000
 _MAX_OPENING_TOKENS = 256
 
 
-def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
+def run(
+    config: TrainConfig, out_dir: Path, *, dataset: DatasetManifest, report: Report
+) -> ModelManifest:
     """Do everything below `out_dir` and return the manifest of the finished model.
 
-    The folder then holds the dataset, `tokenizer.json`, the network for Hugging Face, the F32 and
-    the Q4_K_M GGUF, `metrics.json` and, written last, the manifest.
+    The folder then holds `tokenizer.json`, the network for Hugging Face, the F32 and the Q4_K_M
+    GGUF, `metrics.json` and, written last, the manifest.
 
     Args:
         config: The configuration.
         out_dir: Work folder. A checkpoint of the same configuration there is resumed.
+        dataset: What the configuration's data came out as.
         report: Receives one line of progress at a time.
 
     Raises:
@@ -82,8 +84,6 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     code_commit = _code_commit()  # of the code that runs now: HEAD may move while it trains
-    report("writing the dataset")
-    dataset = write_dataset(config.data, out_dir / "data")
     prepare(config, out_dir, report=report)
     tokenizer = Tokenizer.from_file(str(out_dir / TOKENIZER))
     record = fit(config, out_dir, report=report)
@@ -91,7 +91,7 @@ def run(config: TrainConfig, out_dir: Path, *, report: Report) -> ModelManifest:
     write_tokenizer_files(
         out_dir / NETWORK, tokenizer.to_str(pretty=True), bos=BOS, eos=EOT, template=chat_template()
     )
-    heldout = _spread(list(generate(config.data, Split.HELDOUT)), MAX_MEASURED)
+    heldout = list(generate(config.data, Split.HELDOUT, at_most=MAX_MEASURED))
     encoder = ChatEncoder(tokenizer)
     encoded = [encoder.encode(c.messages, max_tokens=config.optim.max_tokens) for c in heldout]
     heldout_loss = mean_loss(network, encoded, prefix=encoder.shared_ids)
@@ -144,24 +144,20 @@ def prepare(config: TrainConfig, out_dir: Path, *, report: Report) -> Path:
     """
     path, made = out_dir / TOKENIZER, out_dir / TRAINING_SET
     with suppress(ArtefactError, OSError):
-        read_training_set(made, config, made_of=_sources_sha256(path))
+        read_training_set(made, config, made_of=_made_of(path))
         report("the training set is there")
         return made
     tokenizer = _tokenizer(config, report)
     save_tokenizer(tokenizer, path)
     report("encoding what is learnt")
     data = _training_set(config, tokenizer)
-    write_training_set(data, config, made, made_of=_sources_sha256(path))
+    write_training_set(data, config, made, made_of=_made_of(path))
     return made
 
 
-def _sources_sha256(tokenizer: Path) -> str:
+def _made_of(tokenizer: Path) -> str:
     """Return the hash of all that a training set is made of beside its configuration."""
-    folder = Path(__file__).resolve().parent
-    code = [*folder.glob("*.py"), *(folder / "data").glob("*.py")]
-    profile = [PROFILE_DIR / name for name in PROFILE_FILES]
-    lines = [f"{file_sha256(path)}  {path.name}" for path in sorted([*code, *profile, tokenizer])]
-    return hashlib.sha256("\n".join([catalog_sha256(), *lines]).encode()).hexdigest()
+    return hashlib.sha256(f"{sources_sha256()} {file_sha256(tokenizer)}".encode()).hexdigest()
 
 
 def _tokenizer(config: TrainConfig, report: Report) -> Tokenizer:
@@ -170,12 +166,6 @@ def _tokenizer(config: TrainConfig, report: Report) -> Tokenizer:
         return train_tokenizer(config.tokenizer, seed=config.data.seed)
     report("taking over the base's tokenizer")
     return base_tokenizer(config.base, vocab_size=config.tokenizer.vocab_size)
-
-
-def _spread(conversations: list[Conversation], most: int) -> list[Conversation]:
-    """Return at most so many conversations, evenly from the whole list."""
-    step = max(1, -(-len(conversations) // most))
-    return conversations[::step]
 
 
 def _training_set(config: TrainConfig, tokenizer: Tokenizer) -> TrainingSet:

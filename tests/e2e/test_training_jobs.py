@@ -113,6 +113,9 @@ def test_a_training_killed_twice_and_stopped_once_ends_with_the_same_file(
     stopped = trainings.records()[-1]
     assert (code, stopped.seen_state, stopped.exit_code) == (130, JobState.STOPPED, 130)
     trainings.run("--config", str(TINY), "--out", str(tmp_path), "--resume")
+    log = (trainings.last_folder() / "job.log").read_text()
+    assert "the dataset is there" in log
+    assert "the training set is there" in log
 
     resumed = verify_model(tmp_path / "okla-tiny.manifest.json")
     assert resumed.sha256 == undisturbed.sha256, disturbances

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +21,7 @@ from training.data.suites import (
     to_line,
     written_items,
 )
+from training.sources import sources_sha256
 
 
 class SplitInfo(BaseModel):
@@ -63,6 +64,17 @@ class DatasetManifest(BaseModel):
     natural: SuiteInfo | None = None
     """Natural messages to fit calibrations on, no part of `sha256` either; None in datasets from
     before there were any."""
+    made_of: str | None = None
+    """Hash of the code and the files that it was made from; None in datasets from before it was
+    noted."""
+
+    def files(self) -> Iterator[SplitInfo | SuiteInfo]:
+        """Yield every file of the dataset."""
+        yield from self.splits.values()
+        yield from self.suites.values()
+        yield self.ratings
+        if self.natural is not None:
+            yield self.natural
 
 
 def dataset_sha256(hashes: Iterable[str]) -> str:
@@ -78,13 +90,17 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         out_dir: Folder for the splits and `manifest.json`; created when missing.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
+    heldout = list(generate(config, Split.HELDOUT))
     infos = {
-        str(split): _write_split(list(generate(config, split)), split, out_dir) for split in Split
+        str(split): _write_split(
+            heldout if split is Split.HELDOUT else list(generate(config, split)), split, out_dir
+        )
+        for split in Split
     }
     suites = {
         name: _write_lines(map(to_line, items), Path("suites") / f"{name}.jsonl", out_dir)
         for name, items in (
-            ("heldout", heldout_items(config)),
+            ("heldout", heldout_items(heldout)),
             *((suite.value, written_items(suite)) for suite in JUDGED_SUITES),
             ("grounding", grounding_items(config)),
         )
@@ -101,9 +117,30 @@ def write_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest:
         natural=_write_lines(
             map(to_line, natural_conversations()), Path(f"{WrittenSuite.NATURAL}.jsonl"), out_dir
         ),
+        made_of=sources_sha256(),
     )
     write_text(out_dir / "manifest.json", manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+def kept_dataset(config: DataConfig, out_dir: Path) -> DatasetManifest | None:
+    """Return the manifest of the dataset in a folder, if making it again would change nothing.
+
+    Args:
+        config: What it would be made of.
+        out_dir: The folder.
+    """
+    try:
+        text = (out_dir / "manifest.json").read_text(encoding="utf-8")
+        manifest = DatasetManifest.model_validate_json(text)
+        same = manifest.config == config and manifest.made_of == sources_sha256()
+        whole = same and all(
+            hashlib.sha256((out_dir / info.file).read_bytes()).hexdigest() == info.sha256
+            for info in manifest.files()
+        )
+    except (OSError, ValueError):
+        return None
+    return manifest if whole else None
 
 
 def write_text(path: Path, text: str) -> None:

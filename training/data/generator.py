@@ -106,15 +106,19 @@ class Conversation:
         return self.messages[-1].content
 
 
-def generate(config: DataConfig, split: Split) -> Iterator[Conversation]:
+def generate(
+    config: DataConfig, split: Split, *, at_most: int | None = None
+) -> Iterator[Conversation]:
     """Yield the conversations of one split, in a fixed order.
 
     Args:
         config: What the dataset is made of.
         split: `train`, or phrase families that training never sees, in every register: `heldout`
             to measure with, `dev` to choose thresholds with.
+        at_most: So many at most, taken evenly from all of them (the others are not even made); None
+            is all.
     """
-    return _Generator(config, load_catalog()).conversations(split)
+    return _Generator(config, load_catalog()).conversations(split, at_most=at_most)
 
 
 class Phrase(NamedTuple):
@@ -170,16 +174,16 @@ class _Generator:
             if {"veh", "model"} & set(slots_of(pattern.text))
         ]
 
-    def conversations(self, split: Split) -> Iterator[Conversation]:
+    def conversations(self, split: Split, *, at_most: int | None) -> Iterator[Conversation]:
         if split is Split.TRAIN:
             intents = list(self._catalog.intents)
-            for index in range(self._config.n_train):
+            for index in _evenly(self._config.n_train, at_most):
                 turn, intent_index = divmod(index, len(intents))
                 patterns = self._train_patterns[intents[intent_index]]
                 yield self._conversation(split, index, patterns[turn % len(patterns)])
         else:
             unseen = [p for p in self._catalog.patterns if p.split is split]
-            for index in range(len(unseen) * self._config.heldout_per_pattern):
+            for index in _evenly(len(unseen) * self._config.heldout_per_pattern, at_most):
                 yield self._conversation(split, index, unseen[index % len(unseen)])
 
     def phrases(self, n: int) -> Iterator[Phrase]:
@@ -441,3 +445,8 @@ def _merge_signals(specs: list[SignalSpec]) -> LeadSignals:
         test_drive=any(s.testDrive for s in specs),
         contact_provided=any(s.contactProvided for s in specs),
     )
+
+
+def _evenly(n: int, at_most: int | None) -> range:
+    """Return at most so many of the numbers below `n`, evenly from all of them."""
+    return range(0, n, 1 if at_most is None else max(1, -(-n // at_most)))

@@ -11,7 +11,7 @@ prompt.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -109,9 +109,9 @@ def natural_conversations() -> Iterator[dict[str, Any]]:
         }
 
 
-def heldout_items(config: DataConfig) -> Iterator[dict[str, Any]]:
+def heldout_items(heldout: Iterable[Conversation]) -> Iterator[dict[str, Any]]:
     """Yield the held-out conversations as items."""
-    yield from _conversation_items("heldout", generate(config, Split.HELDOUT))
+    yield from _conversation_items("heldout", heldout)
 
 
 def grounding_items(config: DataConfig) -> Iterator[dict[str, Any]]:
@@ -123,7 +123,7 @@ def grounding_items(config: DataConfig) -> Iterator[dict[str, Any]]:
 
 
 def _conversation_items(
-    suite: str, conversations: Iterator[Conversation]
+    suite: str, conversations: Iterable[Conversation]
 ) -> Iterator[dict[str, Any]]:
     for number, conversation in enumerate(conversations):
         answer = Answer.model_validate_json(conversation.answer_json)

@@ -103,11 +103,15 @@ class ScratchRecipe:
 
     def train(self, session: "JobSession", run: "TrackedRun", out: Path) -> ModelManifest:
         """Write data and lock, then run the pipeline."""
-        from training.data.dataset import write_dataset
+        from training.data.dataset import kept_dataset, write_dataset
         from training.pipeline import run as run_pipeline
 
-        session.say("writing the dataset")
-        dataset = write_dataset(self.config.data, out / "data")
+        dataset = kept_dataset(self.config.data, out / "data")
+        if dataset is None:
+            session.say("writing the dataset")
+            dataset = write_dataset(self.config.data, out / "data")
+        else:
+            session.say("the dataset is there")
         self._write_lock(session, dataset, out)
         run.set_tags({"dataset.sha256": dataset.sha256})
         run.log_artifact(out / LOCK_FILE)
@@ -121,7 +125,7 @@ class ScratchRecipe:
             stop.look(between_steps=part is not None and part.what == "step")
 
         with session.stopping_at_checkpoints():
-            manifest = run_pipeline(self.config, out, report=report)
+            manifest = run_pipeline(self.config, out, dataset=dataset, report=report)
         run.log_artifact(out / "metrics.json")
         return manifest
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,12 @@ import pytest
 from experiments.evaluation.errors import BadInput
 from experiments.evaluation.items import read_suite
 from training.data.catalog import Register, intent_names, load_catalog, normalise, readings
-from training.data.dataset import DatasetManifest, dataset_sha256, write_dataset
+from training.data.dataset import (
+    DatasetManifest,
+    dataset_sha256,
+    kept_dataset,
+    write_dataset,
+)
 from training.data.families import similar_pairs
 from training.data.generator import SCHEMA_VERSION, DataConfig
 from training.data.suites import JUDGED_SUITES, WrittenSuite, written_messages
@@ -33,6 +39,28 @@ def test_the_same_configuration_gives_the_same_bytes(written: Written, tmp_path:
     assert write_dataset(CONFIG, tmp_path) == written.manifest
     for name in ("train.jsonl", "heldout.jsonl", "manifest.json"):
         assert (tmp_path / name).read_bytes() == (written.folder / name).read_bytes()
+
+
+def test_a_dataset_is_kept_as_long_as_making_it_again_would_change_nothing(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(written.folder, folder)
+    assert kept_dataset(CONFIG, folder) == written.manifest
+    assert kept_dataset(CONFIG.model_copy(update={"n_train": 311}), folder) is None
+    assert kept_dataset(CONFIG, tmp_path) is None
+
+    heldout = folder / "heldout.jsonl"
+    text = heldout.read_text(encoding="utf-8")
+    heldout.write_text(text + "\n", encoding="utf-8")
+    assert kept_dataset(CONFIG, folder) is None
+    heldout.write_text(text, encoding="utf-8")
+    assert kept_dataset(CONFIG, folder) is not None
+    (folder / "suites" / "golden.jsonl").unlink()
+    assert kept_dataset(CONFIG, folder) is None
+
+    monkeypatch.setattr("training.data.dataset.sources_sha256", lambda: "0" * 64)
+    assert kept_dataset(CONFIG, written.folder) is None
 
 
 def test_the_manifest_describes_the_files(written: Written) -> None:

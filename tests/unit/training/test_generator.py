@@ -56,6 +56,16 @@ def test_no_held_out_family_is_trained_on(
     assert not {c.family for c in train} & {c.family for c in heldout}
 
 
+def test_some_of_a_split_are_the_same_as_in_the_whole_of_it(
+    train: list[Conversation], heldout: list[Conversation]
+) -> None:
+    for split, whole in ((Split.TRAIN, train), (Split.HELDOUT, heldout)):
+        some = list(generate(CONFIG, split, at_most=100))
+        assert some == whole[:: -(-len(whole) // 100)]
+        assert 50 < len(some) <= 100
+    assert list(generate(CONFIG, Split.TRAIN, at_most=5000)) == train
+
+
 def test_held_out_covers_every_register_whatever_is_trained_on() -> None:
     config = DataConfig(n_train=10, registers=(Register.FORMAL,), pattern_percent=50)
     assert [c.family for c in generate(config, Split.HELDOUT)] == [
