@@ -1,6 +1,6 @@
 """Remembers the families of the phrases from one command to the next.
 
-Comparing 256,000 phrases with one another takes a minute; the result depends on nothing
+Comparing 282,000 phrases with one another takes a minute; the result depends on nothing
 but the phrases and the code, whose hash names the file.
 """
 
