@@ -1,6 +1,7 @@
 """vLLM in its own environment and llama.cpp in ours, behind one gateway."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,11 @@ SCHEMA = json.loads((ROOT / "models/okla/profile/answer.schema.json").read_text(
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The example configuration, with the folder where this test has put it."""
+    """The example configuration, with the folder where this test has put it.
+
+    Both applications get the profile without its intent prior and its grounding, which only
+    llama.cpp adds: left are two engines over the same weights.
+    """
     place = tmp_path_factory.mktemp("vllm")
     folder = place / "okla-v2"
     unpack_gguf(ROOT / "models/okla/okla-v2.Q4_K_M.gguf", folder)
@@ -29,6 +34,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = app["deployments"][0]["user_config"]["model"]
     assert model["sha256"] == hash_folder(folder).sha256, "the example names what unpack writes"
     model["path"] = str(folder)
+    profile = place / "profile"
+    shutil.copytree(ROOT / "models/okla/profile", profile)
+    (profile / "profile.yaml").unlink()
+    for item in config["applications"]:
+        user_config = item["deployments"][0]["user_config"]
+        if "profile" in user_config:
+            user_config["profile"] = str(profile)
     path = place / "serve.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     with running(path) as started:
